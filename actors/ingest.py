@@ -1,0 +1,270 @@
+"""Ingest: the role that gets accepted documents read, whatever goes down meanwhile.
+
+Each of its workers leases a job from the store, has the Pdf role read the pages that are missing, commits every
+finished range of them and, when all are in, publishes the document. It keeps nothing: killed at any point, another one
+repeats at most the ranges that were under way, and the fence of the lease keeps what comes late from counting twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from actors.deadline import Deadline
+from actors.errors import GatherumError, InvalidInput, NotFound, ReadingFailed, Refused, StaleLease, Unavailable
+from actors.messages import Health, Lease
+from actors.store.blobs import blob_path
+from actors.store.jobs import backoff
+from config import logs
+from config.settings import IngestSettings
+
+if TYPE_CHECKING:
+    from actors.database import Database
+    from actors.pdf import Pdf
+
+FINAL = (InvalidInput, NotFound, ReadingFailed, Refused)
+"""What another attempt would only meet again. A deadline is not among them: the pages read so far are kept."""
+
+STALLED_TRIES = 5
+"""Times in a row that an attempt waits for a role to come back without a page of progress before it is given up."""
+
+CALL_S = 30.0
+"""Budget of a call to the store, s."""
+
+FAREWELL_S = 5.0
+"""Budget for giving a job back when stopping, s."""
+
+
+class Ingest:
+    """Works through the jobs of the store.
+
+    Args:
+        settings: its section.
+        database: the Database role.
+        pdf: the Pdf role.
+        blob_dir: folder of the content-addressed files.
+        document_timeout_s: budget of one attempt at a document, s.
+        dice: decides the jitter of pauses.
+        sleep: waits for so many seconds.
+    """
+
+    ROLE: ClassVar[str] = "ingest"
+    IDEMPOTENT: ClassVar[frozenset[str]] = frozenset({"drain", "health", "wake"})
+
+    def __init__(
+        self,
+        settings: IngestSettings,
+        database: Database,
+        pdf: Pdf,
+        *,
+        blob_dir: Path,
+        document_timeout_s: float,
+        dice: random.Random | None = None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._settings = settings
+        self._database = database
+        self._pdf = pdf
+        self._blob_dir = blob_dir
+        self._document_timeout_s = document_timeout_s
+        self._dice = dice or random.Random()  # noqa: S311 -- no secret depends on it
+        self._sleep = sleep
+        self._work = asyncio.Event()
+        self._looking = asyncio.Lock()
+        self._loops: list[asyncio.Task[None]] = []
+        self._busy: dict[str, str] = {}
+
+    async def start(self) -> None:
+        """Start the workers."""
+        # The store keeps it with the job, for whoever asks which process has it.
+        names = [f"{socket.gethostname()}:{os.getpid()}:{number}" for number in range(self._settings.workers)]
+        self._loops = [asyncio.create_task(self._loop(name), name=f"ingest {name}") for name in names]
+
+    async def stop(self) -> None:
+        """Stop the workers; jobs under way are given back, with the pages committed so far."""
+        loops, self._loops = self._loops, []
+        for loop in loops:
+            loop.cancel()
+        if loops:
+            await asyncio.wait(loops)
+
+    async def drain(self, *, deadline: Deadline) -> None:
+        """`stop` for a caller elsewhere, who waits only so long."""
+        await deadline.run(self.stop(), "Giving jobs back")
+
+    async def health(self, *, deadline: Deadline) -> Health:
+        """How many workers run, and what is being read."""
+        running = sum(not loop.done() for loop in self._loops)
+        detail = {"workers": running, "reading": sorted(self._busy.values())}
+        return Health(self.ROLE, running > 0, os.getpid(), socket.gethostname(), detail)
+
+    async def wake(self, *, deadline: Deadline) -> None:
+        """Look for work now instead of at the next poll."""
+        self._work.set()
+
+    # --- a worker ----------------------------------------------------------------------------------------------------
+
+    async def _loop(self, worker: str) -> None:
+        """Take jobs and see them through, for ever. Only being cancelled ends it."""
+        while True:
+            lease = await self._next(worker)
+            with logs.bound(job_id=lease.job_id, document_id=lease.document_id):
+                try:
+                    await self._attend(worker, lease)
+                except Exception as error:  # noqa: BLE001 -- a defect met with one document must not stop the others
+                    await _log_defect("worker_failed", error)
+
+    async def _next(self, worker: str) -> Lease:
+        """Wait for a job. One idle worker looks for work at a time; the others queue behind it and take its place."""
+        troubles = 0
+        async with self._looking:
+            while True:
+                self._work.clear()  # before the look, so that a wake during it is not lost
+                try:
+                    lease = await self._database.claim(worker, self._settings.lease_s, deadline=Deadline.after(CALL_S))
+                except Exception as error:  # noqa: BLE001 -- whatever it is, the store may be back later
+                    troubles += 1
+                    pause = backoff(self._settings.poll_s, troubles, self._dice)
+                    logs.get().warning("ingest_waits", pause_s=round(pause, 2), **_described(error))
+                    await self._sleep(pause)
+                    continue
+                if lease is not None:
+                    return lease
+                troubles = 0
+                with contextlib.suppress(TimeoutError):
+                    # Spread, or the replicas would all ask at the same moments.
+                    async with asyncio.timeout(self._settings.poll_s * self._dice.uniform(0.5, 1.0)):
+                        await self._work.wait()
+
+    async def _attend(self, worker: str, lease: Lease) -> None:
+        """See one lease through: read, and whatever comes of it, say so to the store."""
+        log = logs.get()
+        log.info("job_claimed", attempt=lease.attempt, pages=lease.pages, missing=len(lease.missing))
+        self._busy[worker] = lease.document_id
+        began = time.monotonic()
+        try:
+            change = await self._read_while_beating(lease)
+        except asyncio.CancelledError:
+            await self._give_back(lease)
+            raise
+        except StaleLease:
+            log.warning("job_lost", attempt=lease.attempt)
+        except Exception as error:  # noqa: BLE001 -- it is reported as the document's
+            await self._fail(lease, error)
+        else:
+            took, pages = time.monotonic() - began, len(lease.missing)
+            speed = round(pages / took, 1) if took else None
+            log.info("job_finished", change=change, pages=pages, seconds=round(took, 3), pages_per_s=speed)
+        finally:
+            del self._busy[worker]
+
+    async def _read_while_beating(self, lease: Lease) -> int:
+        """Read under a lease that is kept alive; when it is lost, stop reading at once.
+
+        Returns:
+            The number of the change that published the document.
+
+        Raises:
+            StaleLease: another worker has the job, or it was deleted.
+        """
+        reading = asyncio.create_task(self._read(lease))
+        beating = asyncio.create_task(self._beat(lease))
+        try:
+            await asyncio.wait((reading, beating), return_when=asyncio.FIRST_COMPLETED)
+            if not reading.done():
+                beating.result()  # it only ever ends by an error
+            return await reading
+        finally:
+            for task in (reading, beating):
+                task.cancel()
+            # Both have let go of what they hold when this returns; what they failed with has been dealt with.
+            await asyncio.gather(reading, beating, return_exceptions=True)
+
+    async def _read(self, lease: Lease) -> int:
+        """Read what is missing, range by range, and publish. A role that is away is waited for; see `STALLED_TRIES`."""
+        deadline = Deadline.after(self._document_timeout_s)
+        path = str(blob_path(self._blob_dir, lease.sha256))
+        missing = set(lease.missing)
+        stalled = 0
+        while True:
+            try:
+                if missing:
+                    ranges = self._pdf.read(path, sorted(missing), enrich=True, deadline=deadline)
+                    async with _closing(ranges):
+                        async for part in ranges:
+                            await self._database.commit_pages(
+                                lease.job_id, lease.fence, part.readings, deadline=deadline.within(CALL_S)
+                            )
+                            missing.difference_update(range(part.first, part.last + 1))
+                            stalled = 0
+                change = await self._database.publish(lease.job_id, lease.fence, deadline=Deadline.after(CALL_S))
+            except Unavailable as error:
+                stalled += 1
+                if stalled >= STALLED_TRIES or deadline.expired:
+                    raise
+                pause = backoff(self._settings.retry_base_s, stalled, self._dice)
+                logs.get().warning("reading_waits", pause_s=round(pause, 2), **_described(error))
+                await self._sleep(pause)
+            else:
+                return change.number
+
+    async def _beat(self, lease: Lease) -> None:
+        """Keep the lease alive until it is lost."""
+        pause, lease_s = self._settings.heartbeat_s, self._settings.lease_s
+        while True:
+            await self._sleep(pause)
+            try:
+                await self._database.heartbeat(lease.job_id, lease.fence, lease_s, deadline=Deadline.after(pause))
+            except StaleLease:
+                raise
+            except Exception as error:  # noqa: BLE001 -- one missed beat is no reason to stop; the fence guards the rest
+                logs.get().warning("heartbeat_missed", **_described(error))
+
+    async def _fail(self, lease: Lease, error: Exception) -> None:
+        """Tell the store that the attempt failed. If it cannot be told, the lease runs out, with the same effect."""
+        final = isinstance(error, FINAL)
+        retry_in_s = None if final else backoff(self._settings.retry_base_s, lease.attempt, self._dice)
+        if not isinstance(error, GatherumError):
+            await _log_defect("reading_broke", error)
+        logs.get().warning("job_failed", attempt=lease.attempt, final=final, **_described(error))
+        why = error.detail if isinstance(error, GatherumError) else "The document could not be read: an internal error."
+        try:
+            await self._database.fail(lease.job_id, lease.fence, why, retry_in_s, deadline=Deadline.after(CALL_S))
+        except GatherumError as unheard:
+            logs.get().warning("failure_not_stored", **_described(unheard))
+
+    async def _give_back(self, lease: Lease) -> None:
+        """Release a lease, promptly; if the store does not answer, the lease runs out by itself."""
+        try:
+            await self._database.release(lease.job_id, lease.fence, deadline=Deadline.after(FAREWELL_S))
+        except GatherumError as error:
+            logs.get().warning("job_not_released", **_described(error))
+        else:
+            logs.get().info("job_released")
+
+
+@contextlib.asynccontextmanager
+async def _closing(stream: AsyncIterator[Any]) -> AsyncIterator[None]:
+    """Close a generator that was left early now, so that what it has under way is cancelled now."""
+    try:
+        yield
+    finally:
+        close = getattr(stream, "aclose", None)
+        if close is not None:
+            await close()
+
+
+def _described(error: Exception) -> dict[str, Any]:
+    return {"error": getattr(error, "code", type(error).__name__), "detail": str(error)}
+
+
+async def _log_defect(event: str, error: Exception) -> None:
+    """Log an error that nobody foresaw with its traceback: in a thread, because that reads source files."""
+    await asyncio.to_thread(logs.get().error, event, exc_info=error)

@@ -1,0 +1,594 @@
+"""The values that cross process borders, one frozen dataclass per noun.
+
+They are plain dataclasses, not pydantic models: validation happens once, at the HTTP edge, and pickling thousands of
+them a second must stay cheap. Offsets are character offsets into the text of one page; boxes are PDF points (1/72
+inch) with the origin at the top left of the unrotated-for-reading page, as a person sees it. Pages count from 1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from actors.deadline import Deadline
+
+Box = tuple[float, float, float, float]
+"""x0, y0, x1, y1 in points, origin top left."""
+
+Mode = Literal["hybrid", "lexical", "dense"]
+BranchStatus = Literal["ok", "timeout", "error", "skipped"]
+JobState = Literal["queued", "reading", "publishing", "done", "partial", "failed", "cancelled"]
+DocumentState = Literal["queued", "done", "partial", "failed", "cancelled"]
+
+WORD = np.dtype([("start", "<i4"), ("end", "<i4"), ("x0", "<f4"), ("y0", "<f4"), ("x1", "<f4"), ("y1", "<f4")])
+"""One word: its span in the text and its box."""
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """The words of a text with their boxes, packed: 24 bytes a word instead of an object each.
+
+    Attributes:
+        data: records of dtype `WORD`, ordered by `start`.
+    """
+
+    data: bytes = b""
+
+    @classmethod
+    def of(cls, records: list[tuple[int, int, float, float, float, float]]) -> Words:
+        """Pack (start, end, x0, y0, x1, y1) records."""
+        return cls(np.array(records, dtype=WORD).tobytes())
+
+    @property
+    def array(self) -> npt.NDArray[Any]:
+        """A read-only view, shape (words,), dtype `WORD`."""
+        return np.frombuffer(self.data, dtype=WORD)
+
+    def __len__(self) -> int:
+        return len(self.data) // WORD.itemsize
+
+    def within(self, start: int, end: int) -> Words:
+        """The words that overlap [start, end), with offsets counted from `start`."""
+        part = self.array[self._range(start, end)].copy()
+        part["start"] -= start
+        part["end"] -= start
+        return Words(part.tobytes())
+
+    def boxes(self, start: int, end: int) -> tuple[Box, ...]:
+        """The boxes that cover [start, end), the words of one line merged into one box."""
+        # One pass, nothing called per word: a thousand words a question go through here.
+        boxes: list[Box] = []
+        left = top = right = bottom = 0.0
+        open_line = False
+        for _, _, x0, y0, x1, y1 in self.array[self._range(start, end)].tolist():
+            # A word goes on the line to the right of its start, if they overlap by more than half of the lower height.
+            overlap = (bottom if bottom < y1 else y1) - (top if top > y0 else y0)
+            height, line = y1 - y0, bottom - top
+            if open_line and x0 >= left and overlap > 0.5 * (line if line < height else height):
+                top = top if top < y0 else y0
+                right = right if right > x1 else x1
+                bottom = bottom if bottom > y1 else y1
+            else:
+                if open_line:
+                    boxes.append((round(left, 2), round(top, 2), round(right, 2), round(bottom, 2)))
+                left, top, right, bottom = x0, y0, x1, y1
+                open_line = True
+        if open_line:
+            boxes.append((round(left, 2), round(top, 2), round(right, 2), round(bottom, 2)))
+        return tuple(boxes)
+
+    def _range(self, start: int, end: int) -> slice:
+        words = self.array
+        first = int(np.searchsorted(words["end"], start, side="right"))
+        last = int(np.searchsorted(words["start"], end, side="left"))
+        return slice(first, max(first, last))
+
+
+# --- reading -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class OcrRecord:
+    """How the text of a page was obtained when its own text layer did not do.
+
+    Attributes:
+        why: `absent`, `garbage` or `hidden`: what was wrong with the text layer.
+        engine: program and version.
+        dpi: resolution the page was rendered at.
+        languages: Tesseract language codes.
+        confidence: mean word confidence, 0 to 100.
+        milliseconds: time spent on this page.
+    """
+
+    why: str
+    engine: str
+    dpi: int
+    languages: tuple[str, ...]
+    confidence: float
+    milliseconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page as read.
+
+    Attributes:
+        number: from 1.
+        width: points, as displayed (after the page's own rotation).
+        height: points, as displayed.
+        text: NFC text in reading order, lines separated by newline, blocks by a blank line.
+        words: spans into `text` with boxes.
+        ocr: None where the page's own text layer was used.
+        error: why the page could not be read; then `text` is empty.
+    """
+
+    number: int
+    width: float
+    height: float
+    text: str
+    words: Words
+    ocr: OcrRecord | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A passage-sized piece of one page.
+
+    Attributes:
+        page: from 1.
+        ordinal: position on the page, from 0.
+        start: offset into the page's text.
+        end: offset into the page's text.
+        text: `page.text[start:end]`.
+        words: spans relative to `start`, with boxes.
+    """
+
+    page: int
+    ordinal: int
+    start: int
+    end: int
+    text: str
+    words: Words
+
+
+@dataclass(frozen=True, slots=True)
+class Mention:
+    """A name found in a text.
+
+    Attributes:
+        text: as written.
+        label: type in the scheme of the model that found it (`PERSON`, `GPE`, …).
+        start: offset into the page's text (or the question).
+        end: offset into the page's text (or the question).
+        page: from 1; 0 for a question.
+    """
+
+    text: str
+    label: str
+    start: int
+    end: int
+    page: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PageReading:
+    """What one page gives: the page, and, if asked for, its chunks and mentions."""
+
+    page: Page
+    chunks: tuple[Chunk, ...] = ()
+    mentions: tuple[Mention, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentInfo:
+    """What a PDF says of itself before its pages are read.
+
+    Attributes:
+        pages: page count.
+        title: from its metadata, or empty.
+        metadata: author, subject, producer and dates, as far as given.
+    """
+
+    pages: int
+    title: str = ""
+    metadata: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class PageRange:
+    """Pages that are finished, in ascending order; those between them that need OCR follow in a range of their own.
+
+    Attributes:
+        first: first page, from 1.
+        last: last page, inclusive.
+        readings: a reference to `tuple[PageReading, ...]` in the object store, or (without Ray, or for a page that is
+            given up) the tuple itself. It is passed on as it is; a call that takes it as an argument of its own
+            receives the tuple.
+    """
+
+    first: int
+    last: int
+    readings: Any
+
+
+# --- questions and answers ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A search.
+
+    Attributes:
+        text: words to look for.
+        collections: names; empty means all.
+        limit: passages wanted.
+        mode: which indexes are asked.
+    """
+
+    text: str
+    collections: tuple[str, ...] = ()
+    limit: int = 10
+    mode: Mode = "hybrid"
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question on its way through the orchestrator.
+
+    Attributes:
+        request_id: names the question in logs and in the answer.
+        text: the question.
+        deadline: when the answer is of no more use.
+        collections: names; empty means all.
+        sources: names of SQL sources; None means all, empty means none.
+        limit: passages wanted.
+    """
+
+    request_id: str
+    text: str
+    deadline: Deadline
+    collections: tuple[str, ...] = ()
+    sources: tuple[str, ...] | None = None
+    limit: int = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A chunk found for a query.
+
+    Attributes:
+        words: spans relative to `start`, with boxes; not part of the JSON form, which has `boxes` instead.
+        score: of the fused ranking, higher is better.
+        scores: per index, e.g. `{"lexical": 7.1}`.
+    """
+
+    document_id: str
+    title: str
+    collection: str
+    page: int
+    start: int
+    end: int
+    text: str
+    words: Words
+    score: float
+    scores: dict[str, float]
+
+    @property
+    def boxes(self) -> tuple[Box, ...]:
+        """Boxes of the whole passage, one a line."""
+        return self.words.boxes(0, len(self.text))
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """Where an entity of a question is known from.
+
+    Attributes:
+        kind: `entity` (a name in the corpus) or `value` (a value in an SQL source).
+        entity_id: of a corpus entity, else None.
+        source, table, column: of an SQL value, else None.
+        value: of an SQL value, as stored (a question may write `titan` for `Titan`); else None.
+    """
+
+    kind: Literal["entity", "value"]
+    entity_id: int | None = None
+    source: str | None = None
+    table: str | None = None
+    column: str | None = None
+    value: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LinkedEntity:
+    """A name in a question and what it is linked to."""
+
+    text: str
+    label: str
+    start: int
+    end: int
+    links: tuple[Link, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row of an SQL source, as evidence.
+
+    Attributes:
+        source: name of the source.
+        table: name of the table.
+        key: primary key column(s) and value(s).
+        columns: every column of the row, by name.
+        sql: the statement that finds this row again.
+    """
+
+    source: str
+    table: str
+    key: dict[str, Any]
+    columns: dict[str, Any]
+    sql: str
+
+
+@dataclass(frozen=True, slots=True)
+class PageCitation:
+    """Where a sentence stands: document, page and the boxes of its words."""
+
+    document_id: str
+    title: str
+    page: int
+    boxes: tuple[Box, ...]
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class RowCitation:
+    """Which row a statement was read from."""
+
+    source: str
+    table: str
+    key: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Sentence:
+    """One statement of an answer with its evidence. A quotation where the citation is a page."""
+
+    text: str
+    citation: PageCitation | RowCitation
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """What became of one branch of the fan-out.
+
+    Attributes:
+        name: e.g. `retrieval`, `entities`, `sql:planets`.
+        started_ms: since the orchestrator took the question.
+        elapsed_ms: duration.
+        attempts: calls made, retries included.
+        error: code and detail when the status is not `ok`.
+    """
+
+    name: str
+    status: BranchStatus
+    started_ms: float
+    elapsed_ms: float
+    attempts: int = 1
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The answer to one question, with all its evidence.
+
+    Attributes:
+        text: the sentences joined, or a plain statement that nothing was found.
+        mode: `extractive`.
+        partial: a branch failed or was late; what is here is still right.
+        degraded: what was done in a cheaper or poorer way, and why.
+    """
+
+    request_id: str
+    question: str
+    text: str
+    mode: str
+    sentences: tuple[Sentence, ...]
+    passages: tuple[Passage, ...]
+    rows: tuple[Row, ...]
+    entities: tuple[LinkedEntity, ...]
+    branches: tuple[Branch, ...]
+    partial: bool
+    degraded: tuple[str, ...]
+    elapsed_ms: float
+
+
+# --- documents and jobs ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A file that lies safely in the blob store and waits to be accepted.
+
+    Attributes:
+        sha256: of the content, hex; also its address in the blob store.
+        size: bytes.
+        filename: as given by the client, without any folder.
+        collection: name.
+        info: what the PDF says of itself.
+        metadata: the client's own, a flat JSON object.
+    """
+
+    sha256: str
+    size: int
+    filename: str
+    collection: str
+    info: DocumentInfo
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """The receipt of an upload: from here on the document is not lost."""
+
+    document_id: str
+    job_id: str
+    duplicate: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A document as its owner sees it. Times are ISO 8601, UTC."""
+
+    document_id: str
+    title: str
+    filename: str
+    collection: str
+    sha256: str
+    pages: int
+    state: DocumentState
+    metadata: dict[str, Any]
+    created_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """The work of reading one document. `pages_done` counts committed pages, the same from every replica."""
+
+    job_id: str
+    document_id: str
+    state: JobState
+    pages_done: int
+    pages_total: int
+    attempt: int
+    error: str | None
+    created_at: str
+    updated_at: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A claim on a job: valid while the job's fence is this fence.
+
+    Attributes:
+        fence: grows at every claim; a commit names it, and is refused if it has moved on.
+        attempt: this attempt's number, from 1.
+        missing: pages not yet committed, from 1, ascending.
+    """
+
+    job_id: str
+    document_id: str
+    sha256: str
+    collection: str
+    fence: int
+    attempt: int
+    pages: int
+    missing: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One entry of the change log, which indexes follow.
+
+    Attributes:
+        number: gap-free, ascending.
+        kind: `publish` or `delete` a document, `collection` (created), or `sources` (SQL sources changed).
+        document_id: empty for `sources`.
+        collection: empty for `sources`.
+    """
+
+    number: int
+    kind: Literal["publish", "delete", "collection", "sources"]
+    document_id: str = ""
+    collection: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """What a deletion removed, counted per store."""
+
+    document_id: str
+    documents: int
+    jobs: int
+    pages: int
+    chunks: int
+    mentions: int
+    blobs: int
+    indexed_chunks: int
+    change: int
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """The state of one actor.
+
+    Attributes:
+        role: e.g. `retrieval`.
+        ready: whether it can do its work now.
+        pid: process id.
+        node: host name.
+        detail: role-specific figures (index size, change number, queue length …).
+    """
+
+    role: str
+    ready: bool
+    pid: int
+    node: str
+    detail: dict[str, Any] = field(default_factory=dict)
+
+
+# --- what indexes are filled from -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedDocument:
+    """A published document with all its chunks, for an index to take in."""
+
+    document_id: str
+    title: str
+    collection: str
+    chunks: tuple[Chunk, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EntityName:
+    """A name of the corpus, for the automaton that looks for names in questions."""
+
+    entity_id: int
+    name: str
+    label: str
+
+
+# --- SQL sources ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A registered SQL database. `path` is relative to `sources.sqlite_root`."""
+
+    name: str
+    kind: Literal["sqlite"]
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class SourceValue:
+    """A name-like value of a source, for the automaton."""
+
+    source: str
+    table: str
+    column: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """Rows wanted: those of `table` whose `column` is `value`."""
+
+    source: str
+    table: str
+    column: str
+    value: str

@@ -1,0 +1,303 @@
+"""Orchestrator: takes questions in batches, fans them out, and joins what comes back.
+
+Names are linked and passages are searched for at once; rows are looked up as soon as the names are known, without
+waiting for the passages. A branch that fails or is late costs its part of the answer, not the answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, ClassVar, TypeVar
+
+from actors.deadline import Deadline
+from actors.errors import DeadlineExceeded, GatherumError, InvalidInput, Overloaded, Unavailable
+from actors.messages import Answer, Health, LinkedEntity, Lookup, Passage, Query, Question, Row, Source
+from actors.search.branches import Batch, Call, merge, plan_lookups
+from actors.search.encoding import encode_answer, encode_passages
+from config import logs
+from config.settings import OrchestratorSettings
+
+if TYPE_CHECKING:
+    # Here they are pools; importing spaCy and SQLAlchemy would cost this process its memory for nothing.
+    from actors.database import Database
+    from actors.entities import Entities
+    from actors.retrieval import Retriever
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Orchestrator:
+    """Answers questions. See the module's docstring.
+
+    Args:
+        settings: see `config/settings.py`.
+        retrieval: searches passages.
+        entities: finds names in questions.
+        database: looks up rows.
+    """
+
+    ROLE: ClassVar[str] = "orchestrator"
+    IDEMPOTENT: ClassVar[frozenset[str]] = frozenset({"ask_many", "ask_json", "search_json", "health"})
+
+    def __init__(
+        self, settings: OrchestratorSettings, *, retrieval: Retriever, entities: Entities, database: Database
+    ) -> None:
+        self._settings = settings
+        self._retrieval = retrieval
+        self._entities = entities
+        self._database = database
+        self._in_flight = 0
+        # One thread: choosing and encoding hold the interpreter anyway, they must only not hold the loop.
+        self._joining = ThreadPoolExecutor(1, thread_name_prefix="join")
+        # The loop keeps only weak references to tasks, and these are not waited for.
+        self._abandoned: set[asyncio.Task[None]] = set()
+        self._log = logs.get()
+
+    async def start(self) -> None:
+        """Nothing to prepare: the other roles are called as they come up."""
+
+    async def stop(self) -> None:
+        """Questions under way finish being joined."""
+        await asyncio.to_thread(self._joining.shutdown)
+
+    async def health(self, *, deadline: Deadline) -> Health:
+        """Always ready: without the other roles it says so in every answer."""
+        return Health(
+            role=self.ROLE,
+            ready=True,
+            pid=os.getpid(),
+            node=socket.gethostname(),
+            detail={"in_flight": self._in_flight},
+        )
+
+    async def ask_many(self, questions: list[Question], *, deadline: Deadline) -> list[Answer | GatherumError]:
+        """Answer a batch of questions.
+
+        Each has its own deadline, and its answer holds what was there by then; the list comes back when the last of
+        them is done with.
+
+        Returns:
+            Per question an answer, partial where a branch failed or was late, or an error: `DeadlineExceeded` or
+            `Unavailable` where all branches did, `UnknownCollection`, `UnknownSource` or `InvalidInput` where the
+            question is at fault, `Overloaded` beyond `max_in_flight`.
+        """
+        return await self._ask(questions, deadline, _itself)
+
+    async def ask_json(self, questions: list[Question], *, deadline: Deadline) -> list[bytes | GatherumError]:
+        """As `ask_many`, each answer as its JSON form."""
+        return await self._ask(questions, deadline, encode_answer)
+
+    async def search_json(self, queries: list[Query], *, deadline: Deadline) -> list[bytes | GatherumError]:
+        """Search for each query.
+
+        Returns:
+            Per query `{"passages": […]}`, or an error as in `Retriever.search_many`, or `Overloaded`.
+
+        Raises:
+            GatherumError: the search failed as a whole.
+        """
+        accepted = queries[: self._room()]
+        self._in_flight += len(accepted)
+        try:
+            found = await self._retrieval.search_many(accepted, deadline=deadline) if accepted else []
+            encoded = await self._in_thread(
+                lambda: [
+                    passages if isinstance(passages, GatherumError) else encode_passages(passages) for passages in found
+                ]
+            )
+        finally:
+            self._in_flight -= len(accepted)
+        return [*encoded, *(self._overloaded() for _ in queries[len(accepted) :])]
+
+    # --- admission ---
+
+    async def _ask(
+        self, questions: Sequence[Question], deadline: Deadline, form: Callable[[Answer], R]
+    ) -> list[R | GatherumError]:
+        took = time.time()
+        reserve = self._settings.reserve_ms / 1000
+        refusals: list[GatherumError | None] = []
+        accepted: list[tuple[Question, Deadline]] = []
+        for question in questions:
+            until = min(question.deadline, deadline).reserve(reserve)
+            refusal = self._refusal(question, until, took, len(accepted))
+            refusals.append(refusal)
+            if refusal is None:
+                accepted.append((question, until))
+        self._in_flight += len(accepted)
+        try:
+            answers = iter(await self._answer(accepted, took, form) if accepted else [])
+        finally:
+            self._in_flight -= len(accepted)
+        return [next(answers) if refusal is None else refusal for refusal in refusals]
+
+    def _refusal(self, question: Question, until: Deadline, now: float, before: int) -> GatherumError | None:
+        if before >= self._room():
+            return self._overloaded()
+        if until.remaining(now=now) <= 0:
+            return DeadlineExceeded("The question arrived when its time was up.")
+        if not question.text.strip():
+            return InvalidInput("The question is empty.")
+        try:
+            question.text.encode()
+        except UnicodeEncodeError:
+            return InvalidInput("The question is not valid Unicode text.")
+        return None
+
+    def _room(self) -> int:
+        return max(0, self._settings.max_in_flight - self._in_flight)
+
+    def _overloaded(self) -> Overloaded:
+        return Overloaded(f"{self._settings.max_in_flight} questions are under way already. Try again later.")
+
+    # --- fork and join ---
+
+    async def _answer(
+        self, accepted: Sequence[tuple[Question, Deadline]], took: float, form: Callable[[Answer], R]
+    ) -> list[R | GatherumError]:
+        fan = _FanOut(accepted, took, retrieval=self._retrieval, entities=self._entities, database=self._database)
+        tasks = [asyncio.create_task(branch) for branch in fan.branches()]
+        try:
+            # Waiting does not hand a cancellation on to what is waited for: whoever is left is cancelled below.
+            await asyncio.wait(tasks, timeout=fan.last.remaining())
+        finally:
+            for task in tasks:
+                if task.cancel():
+                    self._abandoned.add(task)
+                    task.add_done_callback(self._abandoned.discard)
+        batch = fan.batch()
+        return await self._in_thread(
+            lambda: [
+                self._join(question, index, until, batch, form) for index, (question, until) in enumerate(accepted)
+            ]
+        )
+
+    def _join(
+        self, question: Question, index: int, until: Deadline, batch: Batch, form: Callable[[Answer], R]
+    ) -> R | GatherumError:
+        """Runs in the joining thread."""
+        log = self._log.bind(request_id=question.request_id)
+        try:
+            answer = merge(question, index, batch, until=until.at, now=time.time(), sentences=self._settings.sentences)
+            if isinstance(answer, GatherumError):
+                log.debug("question_failed", code=answer.code, error=answer.detail)
+                return answer
+            log.debug("question_answered", elapsed_ms=answer.elapsed_ms, sentences=len(answer.sentences))
+            if answer.degraded:
+                log.warning("answer_degraded", degraded=answer.degraded, elapsed_ms=answer.elapsed_ms)
+            return form(answer)
+        except Exception:
+            # One odd passage or row must not cost the batch its answers.
+            log.exception("answer_not_joined")
+            return GatherumError("The answer could not be put together.")
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._joining, work)
+
+
+class _FanOut:
+    """The calls that a batch of questions is answered from, each made once for all of them.
+
+    Args:
+        accepted: the questions, each with the time its branches have.
+        took: when the questions were taken, seconds since the epoch.
+        retrieval, entities, database: the roles.
+    """
+
+    def __init__(
+        self,
+        accepted: Sequence[tuple[Question, Deadline]],
+        took: float,
+        *,
+        retrieval: Retriever,
+        entities: Entities,
+        database: Database,
+    ) -> None:
+        self._accepted = accepted
+        self._took = took
+        self._roles = (retrieval, entities, database)
+        self._search: Call[list[Passage]] = Call()
+        self._names: Call[tuple[LinkedEntity, ...]] = Call()
+        self._rows: Call[list[Row]] = Call()
+        self._sources: Call[Source] = Call()
+        self._lookups: list[list[Lookup]] = []
+        self._distinct: dict[Lookup, int] = {}
+        # The calls go on for as long as one question can use what they bring.
+        self.last = max(until for _, until in accepted)
+
+    def branches(self) -> list[Coroutine[None, None, None]]:
+        """What runs at the same time."""
+        named = any(question.sources for question, _ in self._accepted)
+        return [self._link_and_look_up(), self._find(), *([self._list_sources()] if named else [])]
+
+    def batch(self) -> Batch:
+        """What has come back by now."""
+        listed = self._sources.ended <= self.last.at and self._sources.error is None
+        return Batch(
+            took=self._took,
+            retrieval=self._search,
+            entities=self._names,
+            rows=self._rows,
+            lookups=self._lookups,
+            distinct=self._distinct,
+            sources=frozenset(source.name for source in self._sources.values if isinstance(source, Source))
+            if listed
+            else None,
+        )
+
+    async def _find(self) -> None:
+        retrieval, _, _ = self._roles
+        queries = [Query(question.text, question.collections, question.limit) for question, _ in self._accepted]
+        await _make(self._search, "retrieval", retrieval.search_many(queries, deadline=self.last), len(queries))
+
+    async def _link_and_look_up(self) -> None:
+        _, entities, database = self._roles
+        texts = [question.text for question, _ in self._accepted]
+        await _make(self._names, "entities", entities.link_many(texts, deadline=self.last), len(texts))
+        if self._names.error is not None:
+            return
+        now = time.time()
+        for (question, until), names in zip(self._accepted, self._names.values, strict=True):
+            if isinstance(names, GatherumError) or until.remaining(now=now) <= 0:
+                self._lookups.append([])
+            else:
+                self._lookups.append(plan_lookups(question, names))
+        for lookups in self._lookups:
+            for lookup in lookups:
+                self._distinct.setdefault(lookup, len(self._distinct))
+        if self._distinct:
+            distinct = list(self._distinct)
+            await _make(self._rows, "sql", database.lookup_many(distinct, deadline=self.last), len(distinct))
+
+    async def _list_sources(self) -> None:
+        _, _, database = self._roles
+        await _make(self._sources, "sources", database.sources(deadline=self.last), None)
+
+
+async def _make(call: Call[T], name: str, awaitable: Awaitable[Sequence[T | GatherumError]], items: int | None) -> None:
+    """Make a call and note what became of it; only a cancellation comes through."""
+    call.started = time.time()
+    try:
+        values = await awaitable
+    except GatherumError as error:
+        call.error = error
+    except Exception:  # noqa: BLE001 - a fault in one role degrades an answer, it must not take it away
+        logs.get().exception("branch_failed", branch=name)
+        call.error = Unavailable(f"The {name} branch failed. Try again.")
+    else:
+        if items is None or len(values) == items:
+            call.values = values
+        else:
+            logs.get().error("branch_miscounted", branch=name, items=items, values=len(values))
+            call.error = Unavailable(f"The {name} branch failed. Try again.")
+    call.ended = time.time()
+
+
+def _itself(answer: Answer) -> Answer:
+    return answer

@@ -1,0 +1,234 @@
+"""Pool: the replicas of one role, used as if they were one local object.
+
+A role that needs another is given a Pool typed as that role's class, so its code (and its unit tests) cannot tell a
+remote replica from a plain object. The pool picks the replica with the fewest calls in flight. A call that fails
+because a process died is repeated, on another replica or on the restarted one, but only if the role declares the method
+idempotent; every call ends by its deadline, and then its remote half is cancelled too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, ClassVar, Protocol, TypeVar, cast
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RayTaskError, TaskCancelledError
+
+from actors.deadline import Deadline
+from actors.errors import DeadlineExceeded, GatherumError, Unavailable
+from config import logs
+
+NAMESPACE = "gatherum"
+
+FIRST_PAUSE_S = 0.05
+LONGEST_PAUSE_S = 1.0
+STREAM_BUFFER = 8
+"""Items a streaming call may be ahead of its reader."""
+
+
+class Role(Protocol):
+    """What a class must declare to be run as a pool of actors."""
+
+    ROLE: ClassVar[str]
+    IDEMPOTENT: ClassVar[frozenset[str]]
+
+
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+def replica_name(role: str, index: int) -> str:
+    """Name of a replica's actor in the namespace."""
+    return f"{role}-{index}"
+
+
+class _Replica:
+    __slots__ = ("handle", "in_flight", "name")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.handle: ActorHandle[Any] | None = None
+        self.in_flight = 0
+
+
+class Pool:
+    """Forwards each method as a remote call. See the module's docstring.
+
+    Args:
+        role: name of the role.
+        idempotent: methods that may be repeated.
+        streaming: methods that are async generators.
+        indexes: which replicas, by index.
+    """
+
+    def __init__(
+        self, role: str, idempotent: frozenset[str], streaming: frozenset[str], indexes: tuple[int, ...]
+    ) -> None:
+        self._role = role
+        self._idempotent = idempotent
+        self._streaming = streaming
+        self._indexes = indexes
+        self._replicas = [_Replica(replica_name(role, index)) for index in indexes]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Calls in flight and handles belong to one process.
+        return (Pool, (self._role, self._idempotent, self._streaming, self._indexes))
+
+    def __getattr__(self, method: str) -> Any:
+        if method.startswith("_"):
+            raise AttributeError(method)
+        forward = self._stream if method in self._streaming else self._call
+        bound = functools.partial(forward, method)
+        # Next time the attribute is found without coming here: this is on the path of every question.
+        self.__dict__[method] = bound
+        return bound
+
+    def _alone(self, index: int) -> Pool:
+        return Pool(self._role, self._idempotent, self._streaming, (index,))
+
+    async def _call(self, method: str, *args: Any, deadline: Deadline, **kwargs: Any) -> Any:
+        what = f"{self._role}.{method}"
+        pause = FIRST_PAUSE_S
+        avoid: _Replica | None = None
+        while True:
+            deadline.check(what)
+            replica = self._least_busy(avoid)
+            # Counted from the choice on, or calls that start together would all choose the same one.
+            replica.in_flight += 1
+            try:
+                handle = replica.handle or await self._find(replica)
+                return await self._attempt(handle, method, args, kwargs, deadline)
+            except RayTaskError as error:
+                raise _cause(error, what) from None
+            except (RayActorError, ActorUnavailableError) as error:
+                replica.handle = None
+                avoid = replica
+                if method not in self._idempotent:
+                    # It may or may not have run; only the caller can find out.
+                    raise Unavailable(f"The {self._role} role went away during a call. Try again.") from error
+            except ValueError:
+                # No actor of that name: it is being created, or the system is down.
+                replica.handle = None
+                avoid = replica
+            except TaskCancelledError:
+                raise Unavailable(f"The {self._role} role cancelled a call. Try again.") from None
+            except RayError as error:
+                # For example the object of an argument was lost with the process that owned it.
+                raise Unavailable(f"A call to the {self._role} role was lost. Try again.") from error
+            finally:
+                replica.in_flight -= 1
+            if deadline.remaining() <= pause:
+                raise Unavailable(f"The {self._role} role is not running. Try again in a few seconds.")
+            # Full jitter: callers that failed together do not come back together.
+            await asyncio.sleep(random.uniform(0, pause))  # noqa: S311 - no secret depends on it
+            pause = min(2 * pause, LONGEST_PAUSE_S)
+
+    async def _attempt(
+        self,
+        handle: ActorHandle[Any],
+        method: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        deadline: Deadline,
+    ) -> Any:
+        ref = getattr(handle, method).remote(*args, deadline=deadline, **kwargs)
+        try:
+            return await deadline.run(ref, f"{self._role}.{method}")
+        except (DeadlineExceeded, asyncio.CancelledError):
+            # Awaiting less does not stop the remote half.
+            _cancel(ref)
+            raise
+
+    async def _stream(self, method: str, *args: Any, deadline: Deadline, **kwargs: Any) -> AsyncIterator[Any]:
+        what = f"{self._role}.{method}"
+        deadline.check(what)
+        replica = self._least_busy(None)
+        try:
+            handle = replica.handle or await self._find(replica)
+        except ValueError:
+            raise Unavailable(f"The {self._role} role is not running. Try again in a few seconds.") from None
+        replica.in_flight += 1
+        call = getattr(handle, method).options(
+            num_returns="streaming", _generator_backpressure_num_objects=STREAM_BUFFER
+        )
+        items = call.remote(*args, deadline=deadline, **kwargs)
+        finished = False
+        try:
+            while True:
+                try:
+                    ref = await deadline.run(anext(items), what)
+                except StopAsyncIteration:
+                    finished = True
+                    return
+                yield await deadline.run(ref, what)
+        except RayTaskError as error:
+            raise _cause(error, what) from None
+        except RayError as error:
+            replica.handle = None
+            raise Unavailable(f"The {self._role} role went away during a call. Try again.") from error
+        finally:
+            replica.in_flight -= 1
+            if not finished:
+                _cancel(items)
+
+    def _least_busy(self, avoid: _Replica | None) -> _Replica:
+        candidates = [replica for replica in self._replicas if replica is not avoid] or self._replicas
+        if len(candidates) == 1:
+            return candidates[0]
+        fewest = min(replica.in_flight for replica in candidates)
+        return random.choice([r for r in candidates if r.in_flight == fewest])  # noqa: S311 - spreads load
+
+    async def _find(self, replica: _Replica) -> ActorHandle[Any]:
+        # A blocking look-up in Ray's control store.
+        replica.handle = await asyncio.to_thread(ray.get_actor, replica.name, namespace=NAMESPACE)
+        return replica.handle
+
+
+def pool_of(role: type[R], indexes: tuple[int, ...]) -> R:
+    """The pool of a role's replicas, typed as the role."""
+    declared = cast("type[Role]", role)
+    streaming = frozenset(
+        name for name, member in vars(role).items() if hasattr(member, "__code__") and member.__code__.co_flags & 0x200
+    )
+    return cast("R", Pool(declared.ROLE, declared.IDEMPOTENT, streaming, indexes))
+
+
+async def on_each(role: R, call: Callable[[R], Awaitable[T]]) -> list[T | GatherumError]:
+    """Run a call on every replica of a role at once; a replica's failure is its value.
+
+    Args:
+        role: a pool, or a plain object (then it is the only replica).
+        call: given one replica, typed as the role.
+    """
+    alone = [cast("R", role._alone(index)) for index in role._indexes] if isinstance(role, Pool) else [role]
+
+    async def one(replica: R) -> T | GatherumError:
+        try:
+            return await call(replica)
+        except GatherumError as error:
+            return error
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(one(replica)) for replica in alone]
+    return [task.result() for task in tasks]
+
+
+def _cause(error: RayTaskError, what: str) -> Exception:
+    """The error that the remote side raised, as our own type where it is one of ours."""
+    cause = error.cause
+    if isinstance(cause, GatherumError):
+        return cause
+    # A defect: the log has all of it, the caller learns only that it happened.
+    logs.get().error("remote_call_failed", call=what, error=str(error))
+    return GatherumError(f"{what} failed unexpectedly. The log has the details.")
+
+
+def _cancel(ref: Any) -> None:
+    try:
+        ray.cancel(ref, recursive=False)
+    except (RayError, ValueError, TypeError) as error:
+        logs.get().debug("cancel_failed", error=str(error))

@@ -1,0 +1,287 @@
+"""Retriever: searches in-memory indexes that follow the store.
+
+Truth lives in the database. A replica fills its indexes from the published documents when it starts, then follows the
+change log for ever, through outages of the database as well; it can be killed at any time and be built again from rows.
+Calls that come while it is being filled wait for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, ClassVar
+
+from actors.deadline import Deadline
+from actors.errors import DeadlineExceeded, GatherumError, InvalidInput, Overloaded, Unavailable, UnknownCollection
+from actors.messages import Change, Health, Passage, PublishedDocument, Query
+from actors.search.shelf import Shelf
+from config import logs
+from config.settings import RetrievalSettings
+
+if TYPE_CHECKING:
+    # Here it is a pool; importing SQLAlchemy would cost this process its memory for nothing.
+    from actors.database import Database
+
+FILL_DOCUMENTS = 32
+"""Documents asked for at once while filling; with their words they can be large."""
+
+CHANGES = 64
+"""Changes taken in one step, and committed together."""
+
+CALL_S = 30.0
+"""Budget of a call to the database, beyond the wait that a long poll asks for, s."""
+
+LONGEST_PAUSE_S = 5.0
+"""Between attempts while the database is away, s."""
+
+FIRST_PAUSE_S = 0.1
+
+WAITING_BATCHES = 256
+"""Batches of queries that may wait for the searching thread; more are refused."""
+
+
+class Retriever:
+    """Searches chunks. See the module's docstring.
+
+    Args:
+        settings: see `config/settings.py`.
+        database: the store.
+        sleep: waits for so many seconds.
+    """
+
+    ROLE: ClassVar[str] = "retrieval"
+    IDEMPOTENT: ClassVar[frozenset[str]] = frozenset({"search_many", "caught_up", "chunks_of", "health"})
+
+    def __init__(
+        self,
+        settings: RetrievalSettings,
+        database: Database,
+        *,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._settings = settings
+        self._database = database
+        self._sleep = sleep
+        self._shelf = Shelf(writer_memory_mb=settings.writer_memory_mb, max_query_terms=settings.max_query_terms)
+        self._collections: set[str] = set()
+        # How far the filling has come, then how far the following.
+        self._start: int | None = None
+        self._filled_to: str | None = None
+        self._filled = False
+        self._change = 0
+        self._progress = asyncio.Condition()
+        self._outage: str | None = None
+        self._follower: asyncio.Task[None] | None = None
+        self._waiting = 0
+        # A thread each, so that a large commit does not hold up the questions.
+        self._searching = ThreadPoolExecutor(1, thread_name_prefix="search")
+        self._writing = ThreadPoolExecutor(1, thread_name_prefix="index")
+        self._log = logs.get()
+
+    async def start(self) -> None:
+        """Begin to fill and follow, in the background."""
+        self._follower = asyncio.create_task(self._follow(), name="retrieval-follower")
+
+    async def stop(self) -> None:
+        """Stop following; searches under way finish."""
+        if self._follower is not None:
+            self._follower.cancel()
+            await asyncio.wait([self._follower])
+        for threads in (self._searching, self._writing):
+            await asyncio.to_thread(threads.shutdown, cancel_futures=True)
+
+    async def health(self, *, deadline: Deadline) -> Health:
+        """Ready once filled, and as long as the change log is followed."""
+        following = self._follower is not None and not self._follower.done()
+        return Health(
+            role=self.ROLE,
+            ready=self._filled and following,
+            pid=os.getpid(),
+            node=socket.gethostname(),
+            detail={
+                "change": self._change,
+                "chunks": self._shelf.chunks,
+                "documents": self._shelf.documents,
+                "collections": len(self._collections),
+                "outage": self._outage,
+            },
+        )
+
+    async def search_many(self, queries: list[Query], *, deadline: Deadline) -> list[list[Passage] | GatherumError]:
+        """Search for each query.
+
+        Returns:
+            Per query its passages, best first, or why it cannot be answered: `UnknownCollection`, or `InvalidInput` for
+            a limit below 1 or a mode that there is no index for.
+
+        Raises:
+            Unavailable: the index is still being filled when the time is up.
+            Overloaded: too many batches wait already.
+            DeadlineExceeded: the searches did not get their turn in time.
+        """
+        if self._waiting >= WAITING_BATCHES:
+            raise Overloaded(f"{WAITING_BATCHES} batches of searches wait already. Try again later.")
+        self._waiting += 1
+        try:
+            await self._when_filled(deadline)
+            refused = await self._refusals(queries, deadline)
+            accepted = [query for query, refusal in zip(queries, refused, strict=True) if refusal is None]
+            work = asyncio.get_running_loop().run_in_executor(self._searching, self._search, accepted, deadline)
+            found = iter(await deadline.run(work, "Searching"))
+        finally:
+            self._waiting -= 1
+        return [next(found) if refusal is None else refusal for refusal in refused]
+
+    async def caught_up(self, change: int, *, deadline: Deadline) -> None:
+        """Wait until the indexes have followed the change log to a number.
+
+        Raises:
+            DeadlineExceeded: they have not, in time.
+        """
+        await deadline.run(self._until(lambda: self._filled and self._change >= change), "Following the change log")
+
+    async def chunks_of(self, document_id: str, *, deadline: Deadline) -> int:
+        """Chunks of a document in the indexes now; 0 where it is not in them."""
+        return self._shelf.chunks_of(document_id)
+
+    # --- searching ---
+
+    async def _when_filled(self, deadline: Deadline) -> None:
+        if self._filled:
+            return
+        try:
+            await deadline.run(self._until(lambda: self._filled), "Filling the index")
+        except DeadlineExceeded:
+            raise Unavailable("The search index is still being filled. Try again in a few seconds.") from None
+
+    async def _refusals(self, queries: Sequence[Query], deadline: Deadline) -> list[GatherumError | None]:
+        """Per query the reason why it is not searched for, if there is one."""
+        named = {name for query in queries for name in query.collections}
+        if not named <= self._collections:
+            try:
+                # One that was created a moment ago is in the store before its change arrives here.
+                self._collections.update(await self._database.collections(deadline=deadline))
+            except GatherumError as error:
+                return [
+                    Unavailable(f"Whether the collection exists could not be checked: {error.detail}")
+                    if self._unknown(query)
+                    else _invalid(query)
+                    for query in queries
+                ]
+        refusals: list[GatherumError | None] = []
+        for query in queries:
+            unknown = self._unknown(query)
+            refusals.append(
+                UnknownCollection(f"There is no collection named {unknown[0]!r}.") if unknown else _invalid(query)
+            )
+        return refusals
+
+    def _unknown(self, query: Query) -> list[str]:
+        return [name for name in query.collections if name not in self._collections]
+
+    def _search(self, queries: Sequence[Query], deadline: Deadline) -> list[list[Passage]]:
+        """Runs in the searching thread."""
+        # Work that waited here until nobody wants it any more would make the next wait longer still.
+        deadline.check("the search")
+        return [self._shelf.search(query) for query in queries]
+
+    # --- following ---
+
+    async def _until(self, reached: Callable[[], bool]) -> None:
+        async with self._progress:
+            await self._progress.wait_for(reached)
+
+    async def _follow(self) -> None:
+        """Fill, then follow, step by step; how far is kept in `self`, so a step that failed is simply repeated."""
+        pause = FIRST_PAUSE_S
+        while True:
+            try:
+                await self._step()
+            except Exception as error:  # noqa: BLE001 - whatever is wrong, an index that stops following lies
+                self._note_outage(error)
+                # Full jitter: replicas that lost the database together do not come back together.
+                await self._sleep(random.uniform(0, pause))  # noqa: S311 - no secret depends on it
+                pause = min(2 * pause, LONGEST_PAUSE_S)
+            else:
+                pause = FIRST_PAUSE_S
+                self._note_return()
+                async with self._progress:
+                    self._progress.notify_all()
+
+    async def _step(self) -> None:
+        if self._start is None:
+            # Drawn before the first document is read: a change that falls between is seen twice rather than never.
+            start = await self._database.last_change(deadline=Deadline.after(CALL_S))
+            self._collections.update(await self._database.collections(deadline=Deadline.after(CALL_S)))
+            self._start = start
+        elif not self._filled:
+            await self._fill(self._start)
+        else:
+            wait_s = self._settings.poll_s
+            changes = await self._database.changes(
+                self._change, wait_s, CHANGES, deadline=Deadline.after(wait_s + CALL_S)
+            )
+            if changes:
+                await self._apply(changes)
+
+    async def _fill(self, start: int) -> None:
+        documents = await self._database.published(self._filled_to, FILL_DOCUMENTS, deadline=Deadline.after(CALL_S))
+        if documents:
+            await self._write(self._put_all, documents)
+            await self._write(self._shelf.commit)
+            self._filled_to = documents[-1].document_id
+        else:
+            self._change = start
+            self._filled = True
+            self._log.info("index_filled", change=start, **self._size())
+
+    async def _apply(self, changes: Sequence[Change]) -> None:
+        # The last word on a document is all that counts.
+        latest = {change.document_id: change for change in changes if change.kind in ("publish", "delete")}
+        for document_id, change in latest.items():
+            document = None
+            if change.kind == "publish":
+                document = await self._database.published_document(document_id, deadline=Deadline.after(CALL_S))
+            # None: deleted since; its own change is on the way.
+            if document is None:
+                await self._write(self._shelf.remove, document_id)
+            else:
+                await self._write(self._shelf.put, document)
+        if latest:
+            await self._write(self._shelf.commit)
+        self._collections.update(change.collection for change in changes if change.collection)
+        self._change = changes[-1].number
+        self._log.debug("index_followed", change=self._change, **self._size())
+
+    def _put_all(self, documents: Sequence[PublishedDocument]) -> None:
+        for document in documents:
+            self._shelf.put(document)
+
+    async def _write(self, work: Callable[..., None], *args: object) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._writing, work, *args)
+
+    def _size(self) -> dict[str, int]:
+        return {"chunks": self._shelf.chunks, "documents": self._shelf.documents}
+
+    def _note_outage(self, error: Exception) -> None:
+        if self._outage is None:
+            expected = isinstance(error, GatherumError)
+            self._log.warning("index_cannot_follow", error=str(error), exc_info=None if expected else error)
+        self._outage = str(error)
+
+    def _note_return(self) -> None:
+        if self._outage is not None:
+            self._log.info("index_follows_again", change=self._change)
+            self._outage = None
+
+
+def _invalid(query: Query) -> InvalidInput | None:
+    if query.limit < 1:
+        return InvalidInput(f"A search for {query.limit} passages makes no sense; ask for at least 1.")
+    if query.mode == "dense":
+        return InvalidInput("There is no dense index; search with mode 'hybrid' or 'lexical'.")
+    return None

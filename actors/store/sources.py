@@ -1,0 +1,62 @@
+"""The rows of registered SQL sources. What a source holds is none of the store's business; see `actors/sql/`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from sqlalchemy import delete, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from actors.errors import Conflict, UnknownSource
+from actors.messages import Change, Source
+from actors.store import changes
+from actors.store.dialect import insert_ignore
+from actors.store.tables import sources
+
+
+async def add(connection: AsyncConnection, now: float, source: Source) -> Change | None:
+    """Register a source; None if the very same one is registered already.
+
+    Raises:
+        Conflict: the name is taken by another one.
+    """
+    spec = asdict(source)
+    name, kind = spec.pop("name"), spec.pop("kind")
+    created = await connection.execute(
+        insert_ignore(connection, sources), {"name": name, "kind": kind, "spec": spec, "created_at": now}
+    )
+    if created.rowcount == 1:
+        return await changes.draw(connection, now, Change(0, "sources"))
+    if await find(connection, name) != source:
+        raise Conflict("Another source has this name; remove that one first, or choose another name.")
+    return None
+
+
+async def every(connection: AsyncConnection) -> list[Source]:
+    """All of them, by name."""
+    rows = await connection.execute(select(sources.c.name, sources.c.kind, sources.c.spec).order_by(sources.c.name))
+    return [Source(name=name, kind=kind, **spec) for name, kind, spec in rows]
+
+
+async def find(connection: AsyncConnection, name: str) -> Source:
+    """One by its name.
+
+    Raises:
+        UnknownSource: there is none of this name.
+    """
+    found = await connection.execute(select(sources.c.kind, sources.c.spec).where(sources.c.name == name))
+    row = found.first()
+    if row is None:
+        raise UnknownSource("There is no source of this name.")
+    return Source(name=name, kind=row.kind, **row.spec)
+
+
+async def remove(connection: AsyncConnection, now: float, name: str) -> Change:
+    """Forget a source; its database is not touched.
+
+    Raises:
+        UnknownSource: there is none of this name.
+    """
+    if (await connection.execute(delete(sources).where(sources.c.name == name))).rowcount != 1:
+        raise UnknownSource("There is no source of this name.")
+    return await changes.draw(connection, now, Change(0, "sources"))

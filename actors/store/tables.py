@@ -1,0 +1,165 @@
+"""The tables of the store.
+
+What a file says does not depend on who uploaded it, so pages, chunks and mentions belong to a *reading*: the content
+hash of the file together with the version of the pipeline that read it. Documents point at a reading; two collections
+that hold the same file share one. A document becomes visible when its `pipeline` is set and a change number is drawn,
+in one transaction: rows of pages that are still being read are there already, but no document points at them.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+# SQLite gives row ids only to INTEGER PRIMARY KEY.
+Id = BigInteger().with_variant(Integer, "sqlite")
+
+# Names for every constraint, so that a later migration can drop it on any database.
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+collections = Table(
+    "collections",
+    metadata,
+    Column("name", String(100), primary_key=True),
+    Column("created_at", Float, nullable=False),  # seconds since the epoch, the database's clock
+)
+
+documents = Table(
+    "documents",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("collection", String(100), ForeignKey("collections.name"), nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("size", BigInteger, nullable=False),  # bytes
+    Column("title", String(500), nullable=False),
+    Column("filename", String(500), nullable=False),
+    Column("pages", Integer, nullable=False),
+    Column("metadata", JSON, nullable=False),
+    Column("state", String(12), nullable=False),
+    Column("pipeline", Integer),  # version of the published reading; NULL until published
+    Column("created_at", Float, nullable=False),
+    UniqueConstraint("collection", "sha256"),
+    Index(None, "sha256"),
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("document_id", String(32), nullable=False),
+    Column("dedup_key", String(200), nullable=False, unique=True),
+    Column("state", String(12), nullable=False),
+    Column("pipeline", Integer, nullable=False),  # version to read with
+    Column("run_at", Float, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("max_attempts", Integer, nullable=False),
+    Column("lease_until", Float),
+    Column("worker", String(100)),
+    Column("fence", BigInteger, nullable=False),
+    Column("error", Text),
+    Column("created_at", Float, nullable=False),
+    Column("updated_at", Float, nullable=False),
+    Index(None, "state", "run_at"),
+    Index(None, "document_id"),
+)
+
+pages = Table(
+    "pages",
+    metadata,
+    Column("sha256", String(64), primary_key=True),
+    Column("pipeline", Integer, primary_key=True),
+    Column("number", Integer, primary_key=True),
+    Column("width", Float, nullable=False),
+    Column("height", Float, nullable=False),
+    Column("text", Text(2**24), nullable=False),
+    Column("words", LargeBinary(2**24), nullable=False),  # zlib over Words.data
+    Column("ocr", JSON(none_as_null=True)),
+    Column("error", Text),
+)
+
+chunks = Table(
+    "chunks",
+    metadata,
+    Column("id", Id, primary_key=True, autoincrement=True),
+    Column("sha256", String(64), nullable=False),
+    Column("pipeline", Integer, nullable=False),
+    Column("page", Integer, nullable=False),
+    Column("ordinal", Integer, nullable=False),
+    Column("start", Integer, nullable=False),
+    Column("end", Integer, nullable=False),
+    Column("text", Text(2**24), nullable=False),
+    Column("words", LargeBinary(2**24), nullable=False),  # zlib over Words.data
+    UniqueConstraint("sha256", "pipeline", "page", "ordinal"),
+)
+
+entities = Table(
+    "entities",
+    metadata,
+    Column("id", Id, primary_key=True, autoincrement=True),
+    Column("name", String(200), nullable=False),  # as first written
+    Column("normal", String(200), nullable=False),  # case-folded, spaces collapsed
+    Column("label", String(20), nullable=False),
+    UniqueConstraint("normal", "label"),
+)
+
+mentions = Table(
+    "mentions",
+    metadata,
+    Column("id", Id, primary_key=True, autoincrement=True),
+    Column("sha256", String(64), nullable=False),
+    Column("pipeline", Integer, nullable=False),
+    Column("page", Integer, nullable=False),
+    Column("start", Integer, nullable=False),
+    Column("end", Integer, nullable=False),
+    Column("text", String(500), nullable=False),
+    Column("entity_id", Id, ForeignKey("entities.id"), nullable=False),
+    Index(None, "sha256", "pipeline", "page"),
+    Index(None, "entity_id"),
+)
+
+changes = Table(
+    "changes",
+    metadata,
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("kind", String(12), nullable=False),
+    Column("document_id", String(32), nullable=False),
+    Column("collection", String(100), nullable=False),
+    Column("created_at", Float, nullable=False),
+)
+
+# One row a counter. Drawing a number locks its row until the transaction ends: numbers commit in order, without gaps.
+counters = Table(
+    "counters",
+    metadata,
+    Column("name", String(20), primary_key=True),
+    Column("value", BigInteger, nullable=False),
+)
+
+sources = Table(
+    "sources",
+    metadata,
+    Column("name", String(100), primary_key=True),
+    Column("kind", String(12), nullable=False),
+    Column("spec", JSON, nullable=False),
+    Column("created_at", Float, nullable=False),
+)

@@ -1,0 +1,245 @@
+"""Pages a second of `Pdf.read` on two cores, beside the libraries it stands on, alone in one process.
+
+Text PDFs are read as they are, several at once as the ingest reads them, and put together as one long document;
+scanned pages as one document. Each figure has its ratio to PyMuPDF's or Tesseract's own, measured in the same run.
+
+    python -m benchmarks.reading --out reading.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pymupdf
+import ray
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+from actors.deadline import Deadline
+from actors.errors import GatherumError
+from actors.pdf import Pdf
+from actors.reading import pages
+from config.settings import Settings, load
+
+CPUS = 2
+AT_ONCE = 4  # documents, as `ingest.workers` has it
+BUDGET_S = 600.0
+console = Console()
+
+Document = tuple[str, int]
+"""Path and number of pages."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One measurement.
+
+    Attributes:
+        what: was done.
+        pages: read.
+        seconds: taken.
+        ratio: of its speed to that of the baseline of its group.
+    """
+
+    what: str
+    pages: int
+    seconds: float
+    ratio: float = 1.0
+
+    @property
+    def speed(self) -> float:
+        """Pages a second."""
+        return self.pages / self.seconds
+
+
+def main() -> None:
+    """Run it, print a table, and write the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scans", type=int, default=16, help="scanned pages to read")
+    parser.add_argument("--repeat", type=int, default=3, help="times that text is read; the best counts")
+    parser.add_argument("--out", type=Path, help="write the figures here, as JSON")
+    given = parser.parse_args()
+    data = Path(os.environ.get("GATHERUM_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    groups: dict[str, list[Row]] = {}
+    ray.init(address="local", num_cpus=CPUS, include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False)
+    try:
+        with tempfile.TemporaryDirectory(prefix="gatherum-bench-") as scratch:
+            settings = load()
+            role = Pdf(settings.pdf, settings.entities, settings.logs)
+            if documents := text_documents(data / "pdf"):
+                groups["text"] = text(role, documents, Path(scratch), given.repeat)
+            else:
+                console.print(f"Text skipped: there are no PDFs in {data / 'pdf'}. Say where with GATHERUM_DATA.")
+            if images := sorted((data / "ocr" / "old_books" / "pages").glob("*.tif*"))[: given.scans]:
+                groups["scans"] = scans(role, images, Path(scratch), settings)
+            else:
+                console.print(f"Scans skipped: there are none in {data / 'ocr'}. Say where with GATHERUM_DATA.")
+    finally:
+        ray.shutdown()
+    for name, rows in groups.items():
+        console.print(table(name, rows))
+    if given.out:
+        figures = {"cpus": CPUS, **{name: [as_json(row) for row in rows] for name, rows in groups.items()}}
+        given.out.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+
+
+def text_documents(folder: Path) -> list[Document]:
+    """The PDFs below a folder that can be read and need no optical recognition."""
+    found: list[Document] = []
+    for path in sorted(folder.rglob("*.pdf")):
+        try:
+            count = pages.inspect(str(path), 2000).pages
+            with pages.opened(str(path)) as document:
+                if all(pages.read(document, number)[1] is None for number in range(1, count + 1)):
+                    found.append((str(path), count))
+        except GatherumError:
+            continue
+    return found
+
+
+def text(role: Pdf, documents: list[Document], scratch: Path, repeat: int) -> list[Row]:
+    """PyMuPDF alone, then the role over the same pages."""
+    long = [merged(documents, scratch / "long.pdf")]
+    count = long[0][1]
+
+    def alone(what: str, those: list[Document]) -> Row:
+        return measured(f"PyMuPDF get_text(), one process, {what}", count, lambda: extract(those), repeat)
+
+    def ours(what: str, those: list[Document], baseline: Row, *, enrich: bool) -> Row:
+        return measured(what, count, lambda: asyncio.run(read(role, those, enrich=enrich)), repeat, baseline)
+
+    # Once before the clock runs: processes start, libraries and the model are loaded.
+    asyncio.run(read(role, documents, enrich=True))
+    files, whole = alone("the files", documents), alone("one document", long)
+    return [
+        files,
+        ours("Pdf.read, the files, text and boxes", documents, files, enrich=False),
+        ours("Pdf.read, the files, also chunks and names", documents, files, enrich=True),
+        whole,
+        ours("Pdf.read, one document, text and boxes", long, whole, enrich=False),
+        ours("Pdf.read, one document, also chunks and names", long, whole, enrich=True),
+    ]
+
+
+def scans(role: Pdf, images: list[Path], scratch: Path, settings: Settings) -> list[Row]:
+    """Tesseract alone, once for all pages and once for each, then the role over a PDF of the same images."""
+    listing = scratch / "images.txt"
+    listing.write_text("".join(f"{image.resolve()}\n" for image in images), encoding="utf-8")
+    count = len(images)
+    once = measured("Tesseract, one process", count, lambda: tesseract(listing, scratch / "once"), 1)
+
+    def one_by_one() -> None:
+        for image in images:
+            tesseract(image, scratch / "each")
+
+    each = measured("Tesseract, a process a page", count, one_by_one, 1, once)
+    document = [scanned(images, scratch / "scans.pdf")]
+    asyncio.run(read(role, [(document[0][0], 1)], enrich=False))
+    ours = measured("Pdf.read", count, lambda: asyncio.run(read(role, document, enrich=False)), 1, once)
+    return [once, each, ours]
+
+
+def measured(what: str, count: int, run: Callable[[], object], repeat: int, baseline: Row | None = None) -> Row:
+    """The best of some runs."""
+    times = []
+    for _ in range(repeat):
+        started = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - started)
+    row = Row(what, count, min(times))
+    return Row(what, count, row.seconds, row.speed / baseline.speed) if baseline else row
+
+
+async def read(role: Pdf, documents: list[Document], *, enrich: bool) -> None:
+    """Read documents, some at once, and fetch every page, as the store does."""
+    free = asyncio.Semaphore(AT_ONCE)
+
+    async def one(path: str, count: int) -> None:
+        async with free:
+            done = 0
+            wanted = range(1, count + 1)
+            async for part in role.read(path, wanted, enrich=enrich, deadline=Deadline.after(BUDGET_S)):
+                done += len(await part.readings if isinstance(part.readings, ray.ObjectRef) else part.readings)
+            if done != count:
+                raise RuntimeError(f"{done} of {count} pages came back from {path}.")
+
+    async with asyncio.TaskGroup() as group:
+        for path, count in documents:
+            group.create_task(one(path, count))
+
+
+def extract(documents: list[Document]) -> None:
+    """PyMuPDF's own plain text of every page."""
+    for path, _ in documents:
+        with pymupdf.open(path) as document:
+            for page in document:
+                page.get_text()
+
+
+def tesseract(source: Path, output: Path) -> None:
+    """Tesseract on an image or a list of them, one thread."""
+    subprocess.run(
+        ["tesseract", str(source), str(output), "-l", "eng", "tsv"],
+        check=True,
+        capture_output=True,
+        env={**os.environ, "OMP_THREAD_LIMIT": "1"},
+    )
+
+
+def merged(documents: list[Document], path: Path) -> Document:
+    """All documents as one."""
+    with pymupdf.open() as whole:
+        for name, _ in documents:
+            with pymupdf.open(name) as part:
+                whole.insert_pdf(part)
+        whole.save(path)
+        return str(path), whole.page_count
+
+
+def scanned(images: list[Path], path: Path) -> Document:
+    """A PDF with an image a page, at 300 dpi."""
+    with pymupdf.open() as document:
+        for name in images:
+            with Image.open(name) as image:
+                width, height = (side * 72 / 300 for side in image.size)
+            page = document.new_page(width=width, height=height)
+            page.insert_image(page.rect, filename=str(name))
+        document.save(path)
+        return str(path), document.page_count
+
+
+def as_json(row: Row) -> dict[str, Any]:
+    """A row's figures."""
+    return {
+        "what": row.what,
+        "pages": row.pages,
+        "seconds": round(row.seconds, 3),
+        "pages_per_s": round(row.speed, 2),
+        "ratio": round(row.ratio, 3),
+    }
+
+
+def table(name: str, rows: list[Row]) -> Table:
+    """The rows of a group, for people."""
+    shown = Table(title=f"Reading {name}, {CPUS} cores")
+    shown.add_column("what")
+    for column in ("pages", "pages/s", "ratio"):
+        shown.add_column(column, justify="right")
+    for row in rows:
+        shown.add_row(row.what, str(row.pages), f"{row.speed:,.2f}", f"{row.ratio:.2f}")
+    return shown
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,310 @@
+"""Settings: what can be tuned, with its default, its unit and where the value in force came from.
+
+Precedence, highest first: `GATHERUM_SECTION__KEY` in the environment, the plain aliases (`DATABASE_URL`, …), the config
+file (`GATHERUM_CONFIG`, else `gatherum.yaml` in the working directory), `config/default.yaml`. Nothing reads
+settings at import: they are loaded once at a process's entry and handed down, each actor getting its own section.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+PREFIX = "GATHERUM_"
+DELIMITER = "__"
+CONFIG_VARIABLE = "GATHERUM_CONFIG"
+NOT_SETTINGS = frozenset({CONFIG_VARIABLE, "GATHERUM_DATA"})
+"""Names with the prefix that are no settings; `GATHERUM_DATA` is where the benchmarks find their corpora."""
+DEFAULTS = Path(__file__).with_name("default.yaml")
+
+ALIASES: Mapping[str, tuple[str, str]] = {
+    "DATABASE_URL": ("database", "url"),
+    "ASYNC_TIMEOUT": ("orchestrator", "timeout_s"),
+    "MAX_CONCURRENT_REQUESTS": ("api", "max_concurrent_requests"),
+    "BACKGROUND_TASK_WORKERS": ("ingest", "workers"),
+}
+"""Plain environment names that operators expect, and the setting each stands for."""
+
+
+class SettingsError(Exception):
+    """A setting is wrong. The message names the key, the value's source and what is expected."""
+
+
+class Section(BaseModel):
+    """Base of the sections: frozen, and a key it does not know is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ApiSettings(Section):
+    """The HTTP entry point (`serve/deployment.py`)."""
+
+    host: str = Field(description="Address to bind.")
+    port: int = Field(ge=0, le=65535, description="Port of the HTTP entry point; 0 takes a free one.")
+    replicas: int = Field(ge=1, description="Processes that accept requests.")
+    max_concurrent_requests: int = Field(ge=1, description="Requests in flight per replica; more are refused with 503.")
+    max_upload_mb: float = Field(gt=0, description="Largest file accepted, MB (10^6 bytes).")
+    max_question_chars: int = Field(ge=1, description="Longest question accepted, characters.")
+    batch_size: int = Field(ge=1, description="Most questions that travel to the orchestrator together.")
+    batch_wait_ms: float = Field(ge=0, description="How long a question waits for company, ms.")
+    batches_in_flight: int = Field(ge=1, description="Batches under way at once per replica.")
+
+
+class OrchestratorSettings(Section):
+    """`actors/orchestrator.py`."""
+
+    replicas: int = Field(ge=1, description="Processes.")
+    timeout_s: float = Field(gt=0, description="Budget of a question that names none, s.")
+    reserve_ms: float = Field(ge=0, description="Kept back from each branch for merging, ms.")
+    max_in_flight: int = Field(ge=1, description="Questions under way at once; more are refused with 429.")
+    sentences: int = Field(ge=1, le=10, description="Most sentences quoted in an answer.")
+
+
+class RetrievalSettings(Section):
+    """`actors/retrieval.py`."""
+
+    replicas: int = Field(ge=1, description="Processes, each with a whole index.")
+    writer_memory_mb: int = Field(ge=15, description="Memory of the index writer, MB.")
+    poll_s: float = Field(gt=0, description="Longest wait for news from the store, s.")
+    max_query_terms: int = Field(ge=1, description="Terms of a query that are looked up; the rest are ignored.")
+
+
+class EntitiesSettings(Section):
+    """`actors/entities.py`."""
+
+    replicas: int = Field(ge=1, description="Processes.")
+    model: str = Field(description="spaCy pipeline, by package name or folder.")
+    min_name_chars: int = Field(ge=1, description="Names shorter than this are not looked for in questions.")
+    poll_s: float = Field(gt=0, description="Longest wait for news from the store, s.")
+    refresh_s: float = Field(gt=0, description="Time after which the names in an SQL source are read again, s.")
+
+
+class PdfSettings(Section):
+    """`actors/pdf.py` and the page tasks."""
+
+    replicas: int = Field(ge=1, description="Processes that direct page tasks.")
+    range_pages: int = Field(ge=1, description="Pages read by one task.")
+    scanned_range_pages: int = Field(ge=1, description="Pages read by one task where they need OCR.")
+    task_cpus: float = Field(gt=0, description="CPUs Ray sets aside for a page task.")
+    task_max_calls: int = Field(ge=1, description="Tasks after which a worker process is replaced.")
+    page_timeout_s: float = Field(gt=0, description="Budget of one page, s; a range gets the sum.")
+    document_timeout_s: float = Field(gt=0, description="Budget of a document, s.")
+    max_pages: int = Field(ge=1, description="Largest document accepted, pages.")
+    ocr_dpi: int = Field(ge=72, le=1200, description="Resolution scanned pages are rendered at.")
+    ocr_languages: tuple[str, ...] = Field(min_length=1, description="Tesseract language codes.")
+    max_pixels: int = Field(ge=1_000_000, description="Largest rendering of a page, pixels.")
+    chunk_chars: int = Field(ge=100, le=20_000, description="Target length of a chunk, characters.")
+
+
+class DatabaseSettings(Section):
+    """`actors/database.py`: the store."""
+
+    url: str = Field(description="SQLAlchemy URL of the store; empty for SQLite in the data directory.")
+    busy_timeout_s: float = Field(gt=0, description="How long SQLite waits for a lock, s.")
+    statement_timeout_s: float = Field(gt=0, description="Budget of one unit of work, s.")
+
+
+class IngestSettings(Section):
+    """`actors/ingest.py`."""
+
+    workers: int = Field(ge=1, description="Documents read at once.")
+    lease_s: float = Field(gt=0, description="How long a claimed job is held without a heartbeat, s.")
+    heartbeat_s: float = Field(gt=0, description="Time between heartbeats, s; at most a third of the lease.")
+    poll_s: float = Field(gt=0, description="Longest wait for a new job, s.")
+    max_attempts: int = Field(ge=1, description="Attempts before a job is given up.")
+    retry_base_s: float = Field(ge=0, description="First pause before a failed job is tried again, s; doubles.")
+
+
+class SourcesSettings(Section):
+    """Registered SQL databases (`actors/sql/`)."""
+
+    sqlite_root: str = Field(description="Folder that SQLite sources lie in; empty allows none.")
+    timeout_s: float = Field(gt=0, description="Budget of one look-up, s.")
+    max_rows: int = Field(ge=1, description="Most rows read by one look-up.")
+    max_values: int = Field(ge=0, description="Most name-like values taken from one column.")
+
+
+class RaySettings(Section):
+    """The Ray node that `gatherum up` starts."""
+
+    num_cpus: int = Field(ge=0, description="CPUs offered to Ray; 0 offers all.")
+    object_store_mb: int = Field(ge=80, description="Shared memory for page data, MB.")
+    dashboard: bool = Field(description="Whether Ray's dashboard is started (on 127.0.0.1).")
+
+
+class LogSettings(Section):
+    """Log lines."""
+
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(description="Least severe level written.")
+    format: Literal["auto", "json", "pretty"] = Field(description="`auto`: pretty on a terminal, JSON elsewhere.")
+
+
+class Settings(Section):
+    """All settings. Build it with `load()`."""
+
+    data_dir: Path = Field(description="Folder of the embedded store, the blobs and the logs.")
+    api: ApiSettings
+    orchestrator: OrchestratorSettings
+    retrieval: RetrievalSettings
+    entities: EntitiesSettings
+    pdf: PdfSettings
+    database: DatabaseSettings
+    ingest: IngestSettings
+    sources: SourcesSettings
+    ray: RaySettings
+    logs: LogSettings
+
+    @property
+    def database_url(self) -> str:
+        """SQLAlchemy URL of the store, the embedded default filled in."""
+        return self.database.url or f"sqlite+aiosqlite:///{self.data_dir / 'gatherum.db'}"
+
+    @property
+    def blob_dir(self) -> Path:
+        """Folder of the content-addressed files."""
+        return self.data_dir / "blobs"
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Settings with the origin of each value.
+
+    Attributes:
+        settings: the values in force.
+        origins: dotted key to where it came from, e.g. `{"api.port": "GATHERUM_API__PORT"}`.
+    """
+
+    settings: Settings
+    origins: Mapping[str, str]
+
+
+Layer = tuple[dict[str, Any], Mapping[str, str] | str]
+
+
+def load(overrides: Mapping[str, Any] | None = None, *, environ: Mapping[str, str] | None = None) -> Settings:
+    """The settings in force. See `load_with_origins`."""
+    return load_with_origins(overrides, environ=environ).settings
+
+
+def load_with_origins(
+    overrides: Mapping[str, Any] | None = None, *, environ: Mapping[str, str] | None = None
+) -> Loaded:
+    """Read every layer and merge them.
+
+    Args:
+        overrides: dotted keys from a command line, above everything else, e.g. `{"api.port": 8080}`. None is none.
+        environ: the environment; `os.environ` by default.
+
+    Raises:
+        SettingsError: a key is unknown, a value is wrong, or the config file cannot be read.
+    """
+    env = os.environ if environ is None else environ
+    merged: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for values, origin in _layers(overrides or {}, env):
+        for key, value in _leaves(values):
+            _put(merged, key, value)
+            origins[key] = origin if isinstance(origin, str) else origin[key]
+    try:
+        settings = Settings(**merged)
+    except ValidationError as error:
+        raise SettingsError(_explain(error, origins)) from None
+    # One absolute path for all processes, whatever their working directory.
+    update: dict[str, Any] = {"data_dir": settings.data_dir.expanduser().resolve()}
+    if settings.sources.sqlite_root:
+        root = Path(settings.sources.sqlite_root).expanduser().resolve()
+        update["sources"] = settings.sources.model_copy(update={"sqlite_root": str(root)})
+    settings = settings.model_copy(update=update)
+    if settings.ingest.heartbeat_s * 3 > settings.ingest.lease_s:
+        raise SettingsError(
+            f"ingest.heartbeat_s ({settings.ingest.heartbeat_s:g} s, from {origins['ingest.heartbeat_s']}) must be at "
+            f"most a third of ingest.lease_s ({settings.ingest.lease_s:g} s), or a job is lost by one late heartbeat."
+        )
+    return Loaded(settings, origins)
+
+
+def _layers(overrides: Mapping[str, Any], env: Mapping[str, str]) -> Iterator[Layer]:
+    """The layers, weakest first."""
+    yield _read_yaml(DEFAULTS), "config/default.yaml"
+    named = env.get(CONFIG_VARIABLE)
+    path = Path(named) if named else Path("gatherum.yaml")
+    if named or path.is_file():
+        yield _read_yaml(path), str(path)
+    alias: dict[str, Any] = {}
+    for name, (section, key) in ALIASES.items():
+        if name in env:
+            alias.setdefault(section, {})[key] = env[name]
+    yield alias, {f"{section}.{key}": name for name, (section, key) in ALIASES.items()}
+    nested: dict[str, Any] = {}
+    names: dict[str, str] = {}
+    for name, value in env.items():
+        if name.startswith(PREFIX) and name not in NOT_SETTINGS:
+            key = name.removeprefix(PREFIX).lower().replace(DELIMITER, ".")
+            _put(nested, key, _parse(value))
+            names[key] = name
+    yield nested, {key: _owner(key, names) for key, _ in _leaves(nested)}
+    given = {key: value for key, value in overrides.items() if value is not None}
+    line: dict[str, Any] = {}
+    for key, value in given.items():
+        _put(line, key, value)
+    yield line, "command line"
+
+
+def _owner(key: str, names: Mapping[str, str]) -> str:
+    while key not in names:
+        key = key.rpartition(".")[0]
+    return names[key]
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise SettingsError(f"The config file {path} cannot be read: {error}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise SettingsError(f"The config file {path} must be a mapping of sections, not a {type(content).__name__}.")
+    return content
+
+
+def _parse(value: str) -> Any:
+    """A value from the environment: lists and mappings as in YAML; everything else stays text for pydantic."""
+    parsed = yaml.safe_load(value) if value[:1] in "[{" and value else value
+    return parsed if isinstance(parsed, list | dict) else value
+
+
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _put(tree: dict[str, Any], dotted: str, value: Any) -> None:
+    *parents, last = dotted.split(".")
+    for parent in parents:
+        tree = tree.setdefault(parent, {})
+        if not isinstance(tree, dict):
+            raise SettingsError(f"{dotted}: {parent} is a value, not a section.")
+    tree[last] = value
+
+
+def _explain(error: ValidationError, origins: Mapping[str, str]) -> str:
+    lines = []
+    for problem in error.errors():
+        key = ".".join(str(part) for part in problem["loc"])
+        origin = next((origins[name] for name in origins if name == key or name.startswith(f"{key}.")), None)
+        known = f" ({origin})" if origin else ""
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"{key}{known}: there is no such setting. `gatherum config` lists them all.")
+        else:
+            lines.append(f"{key}{known}: {problem['msg']}, got {problem['input']!r}.")
+    return "Wrong settings:\n" + "\n".join(f"  {line}" for line in lines)

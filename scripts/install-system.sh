@@ -1,0 +1,33 @@
+#!/bin/sh
+# Sees to what pip cannot install: a Python with venv, and Tesseract with its English model. As root on Debian or Ubuntu
+# it installs what is missing; elsewhere it says what to install, and changes nothing.
+#   usage: install-system.sh PYTHON
+set -eu
+python=$1
+
+fail() {
+    echo "gatherum: $1" >&2
+    exit 1
+}
+
+"$python" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null ||
+    fail "Python 3.11, 3.12 or 3.13 is needed, and $python is not one. Say where it is: make PYTHON=/path/to/python3.12 install"
+
+missing=""
+"$python" -c 'import ensurepip, venv' 2>/dev/null ||
+    missing="$missing $("$python" -c 'import sys; print("python3.%d-venv" % sys.version_info[1])')"
+command -v tesseract >/dev/null 2>&1 || missing="$missing tesseract-ocr"
+if ! command -v tesseract >/dev/null 2>&1 || ! tesseract --list-langs 2>/dev/null | grep -qx eng; then
+    missing="$missing tesseract-ocr-eng"
+fi
+[ -n "$missing" ] || exit 0
+
+if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
+    echo "Installing$missing"
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get update -qq
+    # shellcheck disable=SC2086 # a list of words
+    apt-get install -y -qq --no-install-recommends $missing
+else
+    fail "Missing:$missing. Install them and run make again; on Debian or Ubuntu: sudo apt-get install$missing"
+fi

@@ -1,0 +1,89 @@
+"""create_app(): the HTTP application, from the services it is given.
+
+Everything here is plain ASGI: no Ray, no globals. `serve/deployment.py` runs it behind Ray Serve; tests run it in
+memory.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from importlib.metadata import version
+
+from fastapi import FastAPI
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from config import logs
+from serve import problems
+from serve.routes import admin, ask, collections, documents, jobs, sources
+from serve.services import Services
+
+BODY_LIMIT = 2_000_000
+"""Largest body of a call that is no upload, bytes. Uploads have `api.max_upload_mb`."""
+
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+
+
+def create_app(services: Services) -> FastAPI:
+    """The application."""
+    app = FastAPI(
+        title="Gatherum",
+        version=version("gatherum"),
+        summary="Answers over PDFs and SQL databases, every statement cited.",
+        license_info={"name": "AGPL-3.0-or-later", "identifier": "AGPL-3.0-or-later"},
+    )
+    app.state.services = services
+    problems.install(app)
+    for module in (ask, documents, jobs, collections, sources, admin):
+        app.include_router(module.router)
+    app.add_middleware(_Envelope)
+    return app
+
+
+class _BodyTooLarge(Exception):
+    """The client sent more than it may."""
+
+
+class _Envelope:
+    """What every request gets: an id, a bounded body, and a problem document for a defect of ours."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        # Ray Serve gives a request that has no id one, and stamps the answer with it.
+        given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
+        request_id = given.decode() if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
+        scope["request_id"] = request_id
+        started = False
+        received = 0
+        upload = scope["path"] == documents.UPLOAD_PATH
+
+        async def bounded() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > BODY_LIMIT and not upload:
+                raise _BodyTooLarge
+            return message
+
+        async def watched(message: Message) -> None:
+            nonlocal started
+            started = started or message["type"] == "http.response.start"
+            await send(message)
+
+        with logs.bound(request_id=request_id):
+            try:
+                await self._app(scope, bounded, watched)
+            except _BodyTooLarge:
+                detail = f"The body is larger than {BODY_LIMIT / 1e6:g} MB."
+                await problems.problem(413, "too_large", detail, request_id)(scope, receive, watched)
+            except Exception:
+                logs.get().exception("defect", path=scope["path"])
+                if started:
+                    raise
+                detail = "Something went wrong on our side. The log has it under this request id."
+                await problems.problem(500, "internal", detail, request_id)(scope, receive, watched)

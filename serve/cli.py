@@ -1,0 +1,367 @@
+"""The `gatherum` command.
+
+Each command loads the settings once, does one thing and prints it twice over: as tables for a person, as one JSON value
+with `--json`. Ray and the actors are imported only by the commands that start or stop the system, so that help and the
+client commands answer at once. An expected error is one line on standard error: exit code 2 for a wrong setting or
+argument, 1 for everything else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import sys
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from importlib.metadata import PackageNotFoundError
+from importlib.metadata import version as distribution_version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
+
+import typer
+from typer.core import TyperGroup
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from config.settings import Settings
+    from serve.client import AsyncClient
+
+T = TypeVar("T")
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells expect."""
+
+PATIENCE_S = 60.0
+"""How long an ingestion waits for a server that has gone away, s."""
+
+
+class Commands(TyperGroup):
+    """The group of commands, which turns expected errors into one line and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was named."""
+        with one_line_errors():
+            return super().invoke(ctx)
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Inside, an expected error becomes a line on standard error and the end of the program."""
+    try:
+        yield
+    except Exception as error:
+        code = _exit_code(error)
+        if code is None:
+            raise
+        _fail(str(error), code)
+
+
+def _exit_code(error: Exception) -> int | None:
+    """The exit code of an expected error, None for a bug, whose traceback is wanted."""
+    from actors.errors import GatherumError
+    from config.settings import SettingsError
+    from serve.client import ClientError
+    from serve.launch import LaunchError
+
+    if isinstance(error, SettingsError):
+        return 2
+    return 1 if isinstance(error, GatherumError | ClientError | LaunchError) else None
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    typer.echo(f"gatherum: {message}", err=True)
+    raise SystemExit(code)
+
+
+app = typer.Typer(
+    name="gatherum",
+    cls=Commands,
+    help="Answers questions over PDFs and SQL databases, with the evidence for every statement.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+sources_app = typer.Typer(help="Register, list and remove SQL databases.", no_args_is_help=True)
+app.add_typer(sources_app, name="sources")
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON value instead of tables.")]
+Url = Annotated[str | None, typer.Option(help="Where Gatherum serves; by default from api.host and api.port.")]
+Port = Annotated[int | None, typer.Option(min=0, max=65535, help="Port to serve on; 0 takes a free one.")]
+DataDir = Annotated[Path | None, typer.Option(help="Folder of the embedded store, the blobs and the logs.")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        try:
+            typer.echo(f"gatherum {distribution_version('gatherum')}")
+        except PackageNotFoundError:
+            typer.echo("gatherum (not installed: run from a bare checkout)")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_print_version, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def up(
+    port: Port = None,
+    data_dir: DataDir = None,
+    address: Annotated[
+        str | None, typer.Option(help="Ray cluster to join, host:port; without it a node is started here.")
+    ] = None,
+    detach: Annotated[bool, typer.Option("--detach", help="Return once ready, and keep serving.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Start Gatherum, and serve until Ctrl-C."""
+    settings = _settings({"api.port": port, "data_dir": data_dir})
+    serve_until_stopped(settings, address=address, detach=detach, as_json=as_json)
+
+
+def serve_until_stopped(
+    settings: Settings,
+    *,
+    address: str | None = None,
+    detach: bool = False,
+    as_json: bool = False,
+    then: Callable[[str], None] | None = None,
+) -> None:
+    """Bring the system up, say where, and wait for its end; whatever ends it, nothing is left running.
+
+    Args:
+        settings: of the system.
+        address: of a Ray cluster, None for a node of our own.
+        detach: return once ready and leave it running.
+        as_json: print JSON.
+        then: called with the URL once ready, before waiting.
+
+    Raises:
+        GatherumError: it did not come up; the port is taken, for instance.
+        LaunchError: it went away while this waited.
+    """
+    from serve import launch, system
+
+    with launch.stopping_on_signals() as take_signals:
+        up_by_us = False
+        try:
+            _note("Starting Gatherum. The first time takes longest.")
+            running = system.up(settings, address=address)  # what fails in there is cleared away in there
+            up_by_us = True
+            take_signals()
+            _print({"url": running.url, "address": running.address}, as_json, f"Gatherum serves at {running.url}")
+            if then is not None:
+                then(running.url)
+            if detach:
+                up_by_us = False
+            else:
+                _note("Ctrl-C stops it.")
+                launch.wait_while_serving(running.url)
+                raise launch.LaunchError(f"Nothing serves at {running.url} any more.")
+        except launch.Stopped:
+            _note("Stopping.")
+        finally:
+            if up_by_us:
+                system.down(settings)
+
+
+@app.command()
+def down(data_dir: DataDir = None, as_json: Json = False) -> None:
+    """Stop Gatherum. What it has accepted is kept, and finished after the next start."""
+    settings = _settings({"data_dir": data_dir})
+    from serve import system
+
+    stopped = system.down(settings)
+    _print({"stopped": stopped}, as_json, "Gatherum is stopped." if stopped else "Gatherum was not running.")
+
+
+@app.command()
+def status(data_dir: DataDir = None, as_json: Json = False) -> None:
+    """Show what runs and whether it is ready; exit code 1 if something is not."""
+    settings = _settings({"data_dir": data_dir})
+    from serve import render, system
+
+    state = system.status(settings)
+    _print(state, as_json, lambda: render.status(state))
+    if not state["running"] or state["not_ready"]:
+        raise typer.Exit(1)
+
+
+@app.command()
+def ingest(
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="PDFs, and folders to look for *.pdf in.")],
+    collection: Annotated[str, typer.Option(help="Collection the documents go to.")] = "default",
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Read PDFs; exit code 1 if any of them failed."""
+    from serve import bulk, render
+
+    try:
+        files = bulk.find_pdfs(paths)
+    except FileNotFoundError as error:
+        _fail(str(error), 2)
+    if not files:
+        _fail("There are no PDFs in " + ", ".join(map(str, paths)) + ".", 1)
+    report = bulk.Report([bulk.Outcome(file) for file in files])
+    try:
+        interrupted = not ingest_shown(_url(url), report, collection=collection, quiet=as_json)
+        _print(report.to_json(), as_json, lambda: render.summary(report))
+    finally:
+        troubled = [*report.failures, *report.having("partial")]
+        if troubled and not as_json:
+            _show(render.failures(troubled))
+    if interrupted:
+        accepted, unsent = len(report.having("accepted")), len(report.having("unsent"))
+        _note(
+            f"Interrupted: {accepted} accepted documents are read to their end by the server, {unsent} were not sent. "
+            "Run the same command again to send them; what is there already is recognised."
+        )
+        raise typer.Exit(INTERRUPTED)
+    if report.failures:
+        raise typer.Exit(1)
+
+
+def ingest_shown(url: str, report: Any, *, collection: str, quiet: bool) -> bool:
+    """Ingest with a progress bar; False if Ctrl-C cut it short."""
+    from serve import bulk, render
+    from serve.client import AsyncClient
+
+    async def run() -> None:
+        async with AsyncClient(url, patience_s=PATIENCE_S) as client:
+            await client.version()
+            async with render.progress(report, shown=not quiet and sys.stderr.isatty()):
+                await bulk.ingest(client, report, collection=collection)
+
+    try:
+        asyncio.run(run())
+    except KeyboardInterrupt:
+        return False
+    return True
+
+
+@app.command()
+def ask(
+    question: Annotated[str, typer.Argument(help="The question, in quotes.")],
+    collection: Annotated[list[str] | None, typer.Option(help="Collection to look in; may be repeated.")] = None,
+    source: Annotated[list[str] | None, typer.Option(help="SQL source to look in; may be repeated.")] = None,
+    timeout_ms: Annotated[int | None, typer.Option(min=1, help="Budget of the answer, ms.")] = None,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Ask a question, and see the answer with its evidence."""
+    from serve import render
+
+    answer = _with_client(
+        url, lambda client: client.ask(question, collections=collection, sources=source, timeout_ms=timeout_ms)
+    )
+    _print(answer, as_json, lambda: render.answer(answer))
+
+
+@sources_app.command("add")
+def sources_add(
+    name: Annotated[str, typer.Argument(help="Name to call it by.")],
+    path: Annotated[str, typer.Argument(help="SQLite file, relative to the server's sources.sqlite_root.")],
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Register an SQLite database, to be read and never written."""
+    _with_client(url, lambda client: client.add_source(name, path))
+    _print({"name": name, "kind": "sqlite", "path": path}, as_json, f"Source {name} is registered.")
+
+
+@sources_app.command("list")
+def sources_list(url: Url = None, as_json: Json = False) -> None:
+    """List the registered databases."""
+    from serve import render
+
+    items = _with_client(url, lambda client: client.sources())
+    _print(items, as_json, lambda: render.sources(items))
+
+
+@sources_app.command("remove")
+def sources_remove(
+    name: Annotated[str, typer.Argument(help="Name of the source.")], url: Url = None, as_json: Json = False
+) -> None:
+    """Forget a database. Its file is not touched."""
+    _with_client(url, lambda client: client.remove_source(name))
+    _print({"removed": name}, as_json, f"Source {name} is removed.")
+
+
+@app.command()
+def config(as_json: Json = False) -> None:
+    """Show every setting, its value and where that came from."""
+    from config.settings import load_with_origins
+    from serve import render
+
+    loaded = load_with_origins()
+    values = {
+        key: {
+            "value": render.without_password(value) if key == "database.url" else value,
+            "origin": loaded.origins[key],
+        }
+        for key, value in render.leaves(loaded.settings.model_dump(mode="json"))
+    }
+    _print(values, as_json, lambda: render.settings(values))
+
+
+def _settings(overrides: Mapping[str, Any]) -> Settings:
+    from config.logs import configure
+    from config.settings import load
+
+    settings = load(overrides)
+    configure(settings.logs, role="cli")
+    return settings
+
+
+def _url(given: str | None) -> str:
+    from config.settings import load
+    from serve.launch import base_url
+
+    return given or base_url(load())
+
+
+def _with_client(url: str | None, call: Callable[[AsyncClient], Awaitable[T]]) -> T:
+    from serve.client import AsyncClient
+
+    place = _url(url)
+
+    async def run() -> T:
+        async with AsyncClient(place) as client:
+            return await call(client)
+
+    return asyncio.run(run())
+
+
+def _print(value: Any, as_json: bool, shown: str | Callable[[], RenderableType]) -> None:
+    if as_json:
+        typer.echo(json.dumps(value, ensure_ascii=False, indent=2))
+    elif isinstance(shown, str):
+        typer.echo(shown)
+    else:
+        _show(shown())
+
+
+def _show(renderable: RenderableType) -> None:
+    from rich.console import Console
+
+    Console().print(renderable)
+
+
+def _note(text: str) -> None:
+    """Say something that is not the result: on standard error, so that `--json` stays pure."""
+    typer.echo(text, err=True)
+
+
+def main() -> None:
+    """Entry point of the `gatherum` script."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

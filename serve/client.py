@@ -1,0 +1,296 @@
+"""The HTTP client that the command line speaks through.
+
+It keeps two promises that a plain httpx call does not: a file is streamed from disk by a thread, so that neither memory
+nor the event loop feels its size, and every failure is one of two errors, told apart by whether the server answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import anyio
+import httpx
+
+CHUNK = 256 * 1024
+"""Bytes read from a file at a time."""
+
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 5.0
+"""Pause before a call is repeated, s; doubles from the first to the longest, less a random part."""
+
+DONE_STATES = frozenset({"done", "partial", "failed", "cancelled"})
+"""States in which a job has come to rest."""
+
+
+class ClientError(Exception):
+    """Base of what a call can fail with.
+
+    Attributes:
+        code: stable, machine-readable name.
+        detail: one or two sentences for a person.
+    """
+
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(detail)
+        self.code = code
+        self.detail = detail
+
+
+class Unreachable(ClientError):
+    """No answer came: nobody listens there, or the connection broke."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__("unreachable", detail)
+
+
+class ApiError(ClientError):
+    """The server answered with a problem (RFC 9457).
+
+    Attributes:
+        status: of the HTTP answer.
+        retry_after_s: seconds the server asks to wait, if it says so.
+    """
+
+    def __init__(self, status: int, code: str, detail: str, retry_after_s: float | None = None) -> None:
+        super().__init__(code, detail)
+        self.status = status
+        self.retry_after_s = retry_after_s
+
+    @property
+    def retryable(self) -> bool:
+        """Whether the same call may succeed later."""
+        return self.status in {429, 502, 503}
+
+    @classmethod
+    def of(cls, response: httpx.Response) -> ApiError:
+        """The error that a response carries, whoever wrote it: Gatherum, or a proxy that knows no problem details."""
+        wait = response.headers.get("retry-after", "")
+        try:
+            problem = response.json()
+        except ValueError:
+            problem = None
+        if not isinstance(problem, dict):
+            problem = {}
+        return cls(
+            response.status_code,
+            str(problem.get("code") or f"http_{response.status_code}"),
+            str(problem.get("detail") or f"{response.status_code} {response.reason_phrase}"),
+            float(wait) if wait.isdecimal() else None,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What the server says when it has taken a file."""
+
+    document_id: str
+    job_id: str
+    duplicate: bool
+
+
+class AsyncClient:
+    """Calls to one Gatherum server; an async context manager.
+
+    Args:
+        url: where it serves, e.g. `http://127.0.0.1:8000`.
+        timeout_s: longest silence of the server, s.
+        patience_s: how long a call that may be repeated is repeated while the server is away or overloaded, s.
+        transport: for tests.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout_s: float = 60.0,
+        patience_s: float = 0.0,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self.url = url.rstrip("/")
+        self._patience_s = patience_s
+        self._http = httpx.AsyncClient(
+            base_url=self.url, timeout=httpx.Timeout(timeout_s, connect=5.0), transport=transport, trust_env=False
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._http.aclose()
+
+    async def ready(self) -> bool:
+        """Whether every part of the server can do its work."""
+        try:
+            await self._call("GET", "/ready")
+        except ApiError as error:
+            if error.status == 503:
+                return False
+            raise
+        return True
+
+    async def version(self) -> dict[str, Any]:
+        """What is running there. Never repeated: it is the call that finds out whether anything is."""
+        return await self._call("GET", "/version")
+
+    async def upload(self, path: Path, *, collection: str) -> Receipt:
+        """Send a file, from disk and as a stream.
+
+        Raises:
+            ApiError: it was refused, and why.
+            Unreachable: no answer came. The file may have been taken; sending it again does no harm.
+            OSError: the file cannot be read.
+        """
+
+        async def send() -> dict[str, Any]:
+            form = Multipart("file", path.name, (await anyio.Path(path).stat()).st_size)
+            return await self._call(
+                "POST",
+                "/v1/documents",
+                params={"collection": collection},
+                content=form.stream(path),
+                headers={"content-type": form.content_type, "content-length": str(form.length)},
+            )
+
+        answer = await self._patiently(send)
+        return Receipt(answer["document_id"], answer["job_id"], answer["duplicate"])
+
+    async def job(self, job_id: str) -> dict[str, Any]:
+        """The state of a job."""
+        return await self._patiently(lambda: self._call("GET", f"/v1/jobs/{job_id}"))
+
+    async def wait(self, job_id: str, *, first_s: float = 0.1, longest_s: float = 1.0) -> AsyncIterator[dict[str, Any]]:
+        """The job as it proceeds, until it has come to rest; asked for ever more rarely.
+
+        Args:
+            job_id: as in the receipt.
+            first_s: pause before the second look, s.
+            longest_s: longest pause, s.
+        """
+        pause = first_s
+        while True:
+            job = await self.job(job_id)
+            yield job
+            if job["state"] in DONE_STATES:
+                return
+            await asyncio.sleep(pause)
+            pause = min(longest_s, pause * 1.5)
+
+    async def ask(
+        self,
+        question: str,
+        *,
+        collections: list[str] | None = None,
+        sources: list[str] | None = None,
+        timeout_ms: int | None = None,
+    ) -> dict[str, Any]:
+        """Ask a question; the answer is the JSON of `POST /v1/ask`."""
+        body = {"question": question, "collections": collections, "sources": sources, "timeout_ms": timeout_ms}
+        return await self._patiently(lambda: self._call("POST", "/v1/ask", json=_given(body)))
+
+    async def search(self, query: str, *, collections: list[str] | None = None, limit: int = 10) -> dict[str, Any]:
+        """Find passages; the answer is the JSON of `POST /v1/search`."""
+        body = {"query": query, "collections": collections, "limit": limit}
+        return await self._patiently(lambda: self._call("POST", "/v1/search", json=_given(body)))
+
+    async def sources(self) -> list[dict[str, Any]]:
+        """Every registered SQL source."""
+        items: list[dict[str, Any]] = []
+        after: str | None = None
+        while True:
+            page = await self._call("GET", "/v1/sources", params=_given({"after": after}))
+            items += page["items"]
+            after = page.get("next")
+            if not after:
+                return items
+
+    async def add_source(self, name: str, path: str) -> None:
+        """Register an SQLite file, its path relative to the server's `sources.sqlite_root`."""
+        await self._call("POST", "/v1/sources", json={"name": name, "kind": "sqlite", "path": path})
+
+    async def remove_source(self, name: str) -> None:
+        """Forget a source. The database itself is not touched."""
+        await self._call("DELETE", f"/v1/sources/{name}")
+
+    async def _patiently(self, call: Callable[[], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
+        """The call's answer, repeating it within the patience; only for calls that may run twice."""
+        give_up = time.monotonic() + self._patience_s
+        pause = FIRST_PAUSE_S
+        while True:
+            try:
+                return await call()
+            except ClientError as error:
+                wait = pause * random.uniform(0.5, 1.0)  # noqa: S311 - spreads clients, hides nothing
+                if isinstance(error, ApiError):
+                    if not error.retryable:
+                        raise
+                    wait = max(wait, error.retry_after_s or 0.0)
+                if time.monotonic() + wait > give_up:
+                    raise
+            await asyncio.sleep(wait)
+            pause = min(LONGEST_PAUSE_S, pause * 2)
+
+    async def _call(self, method: str, path: str, **how: Any) -> dict[str, Any]:
+        try:
+            response = await self._http.request(method, path, **how)
+        except httpx.ConnectError:
+            raise Unreachable(f"Gatherum does not answer at {self.url}. Start it with `gatherum up`.") from None
+        except httpx.TimeoutException:
+            raise Unreachable(f"Gatherum at {self.url} did not answer {method} {path} in time.") from None
+        except httpx.TransportError as error:
+            raise Unreachable(f"The connection to {self.url} broke: {error or type(error).__name__}.") from None
+        if response.is_error:
+            raise ApiError.of(response)
+        if not response.content:
+            return {}
+        try:
+            answer = response.json()
+        except ValueError:
+            answer = None
+        if not isinstance(answer, dict):
+            raise ApiError(response.status_code, "not_gatherum", f"What answers at {self.url} is not Gatherum.")
+        return answer
+
+
+class Multipart:
+    """A multipart form of one file, with its length known before the first byte is read.
+
+    httpx would read the file on the event loop; here a thread does, and a server can refuse the length at once.
+    """
+
+    def __init__(self, field: str, filename: str, size: int) -> None:
+        boundary = secrets.token_hex(16)
+        self.content_type = f"multipart/form-data; boundary={boundary}"
+        self._head = (
+            f"--{boundary}\r\n"
+            f'Content-Disposition: form-data; name="{field}"; filename="{_quoted(filename)}"\r\n'
+            "Content-Type: application/pdf\r\n\r\n"
+        ).encode()
+        self._tail = f"\r\n--{boundary}--\r\n".encode()
+        self.length = len(self._head) + size + len(self._tail)
+
+    async def stream(self, path: Path) -> AsyncIterator[bytes]:
+        """The form, piece by piece."""
+        yield self._head
+        async with await anyio.open_file(path, "rb") as file:
+            while piece := await file.read(CHUNK):
+                yield piece
+        yield self._tail
+
+
+def _quoted(filename: str) -> str:
+    """A file name as browsers write it into a form (WHATWG HTML, multipart/form-data encoding algorithm)."""
+    clean = filename.encode("utf-8", "replace").decode()
+    return clean.replace('"', "%22").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _given(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None}

@@ -1,0 +1,121 @@
+"""The HTTP entry point on Ray Serve: an ingress that groups questions arriving together.
+
+`gatherum up` deploys it; so does `serve run serve.deployment:app`, on a cluster whose nodes have Serve's flags set.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from fastapi import FastAPI
+from ray import serve as ray_serve
+from ray.serve.deployment import Application
+
+from actors import cluster
+from actors.cluster import Roles
+from actors.deadline import Deadline, alike
+from actors.errors import GatherumError
+from actors.messages import Health, Query, Question
+from config import logs
+from config.settings import Settings, load
+from serve.app import create_app
+from serve.services import Services
+
+APPLICATION = "gatherum"
+
+
+@ray_serve.ingress()
+class Api:
+    """One HTTP replica.
+
+    Questions that arrive within `api.batch_wait_ms` of one another go to the orchestrator in one call: at hundreds a
+    second the hop between processes costs more than the work.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        logs.configure(settings.logs, role="api")
+        self._settings = settings
+        self._roles = roles = Roles.of(settings)
+
+        async def ask(questions: list[Question]) -> list[bytes | GatherumError]:
+            # A batch is answered when its last question is, so the impatient do not travel with the patient.
+            parts = alike([question.deadline for question in questions])
+
+            async def part(members: list[int]) -> list[bytes | GatherumError]:
+                some = [questions[member] for member in members]
+                return await roles.orchestrator.ask_json(some, deadline=max(each.deadline for each in some))
+
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(part(members)) for members in parts]
+            answers = {
+                member: answer
+                for members, task in zip(parts, tasks, strict=True)
+                for member, answer in zip(members, task.result(), strict=True)
+            }
+            return [answers[member] for member in range(len(questions))]
+
+        async def search(searches: list[tuple[Query, Deadline]]) -> list[bytes | GatherumError]:
+            deadline = max(deadline for _, deadline in searches)
+            return await roles.orchestrator.search_json([query for query, _ in searches], deadline=deadline)
+
+        batched = ray_serve.batch(
+            max_batch_size=settings.api.batch_size,
+            batch_wait_timeout_s=settings.api.batch_wait_ms / 1000,
+            max_concurrent_batches=settings.api.batches_in_flight,
+        )
+        self._ask_together: Any = batched(ask)
+        self._search_together: Any = batched(search)
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        return create_app(Services(self._settings, self._roles, self.ask, self.search, self.health))
+
+    async def ask(self, question: Question) -> bytes:
+        """The JSON of the answer."""
+        return _unwrap(await question.deadline.run(self._ask_together(question), "The answer"))
+
+    async def search(self, query: Query, deadline: Deadline) -> bytes:
+        """The JSON of the passages found."""
+        return _unwrap(await deadline.run(self._search_together((query, deadline)), "The search"))
+
+    async def health(self, deadline: Deadline) -> dict[str, Health | GatherumError]:
+        """The state of every replica of every role."""
+        return await cluster.health(self._roles, deadline=deadline)
+
+
+def _unwrap(value: bytes | GatherumError) -> bytes:
+    if isinstance(value, GatherumError):
+        raise value
+    return value
+
+
+def build(settings: Settings) -> Application:
+    """The Serve application for these settings."""
+    deployment = ray_serve.deployment(
+        name="Api",
+        num_replicas=settings.api.replicas,
+        max_ongoing_requests=settings.api.max_concurrent_requests,
+        max_queued_requests=settings.api.max_concurrent_requests,
+        ray_actor_options={"num_cpus": 0},  # page tasks are what the CPUs are set aside for
+        graceful_shutdown_timeout_s=10,
+        health_check_period_s=5,
+    )(Api)
+    return deployment.bind(settings)
+
+
+def app(args: dict[str, str]) -> Application:
+    """The builder that `serve run serve.deployment:app` calls; arguments are dotted settings, e.g. `api.replicas=2`."""
+    settings = load(args)
+    cluster.start_roles(settings)
+    return build(settings)
+
+
+def deploy(settings: Settings) -> None:
+    """Put the HTTP entry point up in the connected cluster; returns when its replicas run."""
+    ray_serve.start(http_options={"host": settings.api.host, "port": settings.api.port}, proxy_location="EveryNode")
+    ray_serve.run(build(settings), name=APPLICATION, route_prefix="/")
+
+
+def withdraw() -> None:
+    """Take it down; requests under way are finished first."""
+    ray_serve.shutdown()

@@ -1,0 +1,229 @@
+"""What the command line prints for people: tables, the progress of an ingestion, a question's fan-out as a timeline.
+
+Everything here takes plain JSON values and gives Rich renderables, so that what a person sees and what `--json` prints
+come from the same data.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from rich.bar import Bar
+from rich.console import Console, Group, RenderableType
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from serve.bulk import Outcome, Report
+
+COLOURS = {"ok": "green", "timeout": "yellow", "error": "red", "skipped": "bright_black"}
+TIMELINE_WIDTH = 40
+"""Columns of the timeline's bars."""
+
+
+def answer(content: Mapping[str, Any]) -> RenderableType:
+    """An answer: its text with numbered citations, the rows, the branches of the fan-out."""
+    parts: list[RenderableType] = [Text(), _quoted_text(content), Text()]
+    cited = [sentence["citation"] for sentence in content["answer"]["sentences"]]
+    if cited:
+        parts += [citations(cited), Text()]
+    if content["rows"]:
+        parts += [rows(content["rows"]), Text()]
+    if content["branches"]:
+        parts += [timeline(content["branches"], content["elapsed_ms"]), Text()]
+    if content["partial"]:
+        parts.append(Text("This answer is partial: see the branches that are not ok.", style="yellow"))
+    parts += [Text(f"Degraded: {note}", style="yellow") for note in content["degraded"]]
+    parts.append(Text(f"{content['elapsed_ms']:.0f} ms · request {content['request_id']}", style="bright_black"))
+    return Group(*parts)
+
+
+def _quoted_text(content: Mapping[str, Any]) -> Text:
+    sentences = content["answer"]["sentences"]
+    if not sentences:
+        return Text(content["answer"]["text"], style="bold")
+    text = Text()
+    for number, sentence in enumerate(sentences, start=1):
+        text.append(" ".join(sentence["text"].split()), style="bold")
+        text.append(f" [{number}]", style="cyan")
+        text.append("\n" if number < len(sentences) else "")
+    return text
+
+
+def citations(cited: Sequence[Mapping[str, Any]]) -> Table:
+    """Where each numbered sentence stands."""
+    table = _table("", "Document or row", "Page", "Box (points)")
+    for number, citation in enumerate(cited, start=1):
+        if citation.get("source"):
+            place, page, box = f"{citation['source']}.{citation['table']} {_pairs(citation['key'])}", "", ""
+        else:
+            place, page, box = citation["title"], str(citation["page"]), "\n".join(map(_box, citation["boxes"]))
+        table.add_row(Text(f"[{number}]", style="cyan"), Text(place), Text(page), Text(box))
+    return table
+
+
+def rows(found: Sequence[Mapping[str, Any]]) -> Table:
+    """Rows of SQL sources."""
+    table = _table("Row", "Columns")
+    for row in found:
+        name = f"{row['source']}.{row['table']} {_pairs(row['key'])}"
+        table.add_row(Text(name), Text(_pairs(row["columns"])))
+    return table
+
+
+def timeline(branches: Sequence[Mapping[str, Any]], elapsed_ms: float) -> Table:
+    """The fan-out: one bar a branch, on the common time axis of the question."""
+    whole = max([elapsed_ms, *(branch["started_ms"] + branch["elapsed_ms"] for branch in branches)], default=0.0) or 1.0
+    table = _table("Branch", f"0 to {whole:.0f} ms", "ms", "Status")
+    for branch in branches:
+        colour = COLOURS.get(branch["status"], "default")
+        end = branch["started_ms"] + branch["elapsed_ms"]
+        note = branch["status"]
+        if branch["attempts"] > 1:
+            note += f", {branch['attempts']} attempts"
+        if branch["error"]:
+            note += f": {branch['error']}"
+        bar = Bar(whole, branch["started_ms"], end, width=TIMELINE_WIDTH, color=colour)
+        table.add_row(Text(branch["name"]), bar, Text(f"{branch['elapsed_ms']:.1f}"), Text(note, style=colour))
+    return table
+
+
+def failures(outcomes: Iterable[Outcome]) -> Table:
+    """Files that were not, or not wholly, read, and why."""
+    table = _table("File", "State", "Why")
+    for outcome in outcomes:
+        why = outcome.error or outcome.code or ""
+        table.add_row(
+            Text(str(outcome.path)), Text(outcome.state, style="red" if outcome.failed else "yellow"), Text(why)
+        )
+    return table
+
+
+def summary(report: Report) -> Text:
+    """One line that says what an ingestion did."""
+    done = report.having("done", "partial")
+    known = sum(outcome.duplicate for outcome in done)
+    text = f"{len(done)} of {len(report.outcomes)} documents"
+    if known:
+        text += f" ({known} known already)"
+    text += f", {report.pages} pages in {report.seconds:.1f} s ({report.pages_per_s:.1f} pages/s)"
+    if report.failures:
+        text += f", {len(report.failures)} failed"
+    return Text(text)
+
+
+REDRAW_S = 0.2
+"""Time between two looks at a report, s."""
+
+
+class _Pages(ProgressColumn):
+    """Pages done and pages a second."""
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
+        super().__init__()
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{self._report.pages} pages  {self._report.pages_per_s:5.1f} pages/s", style="cyan")
+
+
+class _Files(ProgressColumn):
+    """Files at rest of all files."""
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
+        super().__init__()
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{self._report.finished}/{len(self._report.outcomes)} documents")
+
+
+@contextlib.asynccontextmanager
+async def progress(report: Report, *, shown: bool) -> AsyncIterator[None]:
+    """Inside, a progress bar on standard error follows the report; nothing happens if it is not to be shown."""
+    if not shown:
+        yield
+        return
+    columns = (TextColumn("Reading"), BarColumn(), _Files(report), _Pages(report), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        drawing = asyncio.create_task(_follow(bar, report))
+        try:
+            yield
+        finally:
+            drawing.cancel()
+
+
+async def _follow(bar: Progress, report: Report) -> None:
+    task = bar.add_task("", total=len(report.outcomes))
+    while True:
+        bar.update(task, completed=report.share)
+        await asyncio.sleep(REDRAW_S)
+
+
+def sources(items: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """Registered SQL sources."""
+    if not items:
+        return Text("No sources. Register one: gatherum sources add NAME PATH")
+    table = _table("Source", "Kind", "Path")
+    for item in items:
+        table.add_row(Text(item["name"]), Text(item["kind"]), Text(str(item.get("path", ""))))
+    return table
+
+
+def settings(values: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Every setting, its value in force and where that came from."""
+    table = _table("Setting", "Value", "From")
+    for key, entry in values.items():
+        default = entry["origin"] == "config/default.yaml"
+        value = entry["value"]
+        shown = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+        table.add_row(Text(key), Text(shown), Text(entry["origin"], style="bright_black" if default else "green"))
+    return table
+
+
+def status(state: Mapping[str, Any]) -> RenderableType:
+    """What runs: each actor with its process, node and figures."""
+    if not state["running"]:
+        return Text("Gatherum is not running. Start it: gatherum up")
+    table = _table("Actor", "Ready", "Process", "Node", "Figures")
+    for name, replica in state["replicas"].items():
+        ready = Text("yes", style="green") if replica["ready"] else Text("no", style="red")
+        figures = replica.get("error") or _pairs(replica.get("detail", {}))
+        table.add_row(
+            Text(name), ready, Text(str(replica.get("pid", ""))), Text(replica.get("node", "")), Text(figures)
+        )
+    return Group(Text(f"Gatherum serves at {state['url']}, on Ray at {state['address']}."), Text(), table)
+
+
+def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of a nested mapping by dotted key."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def without_password(url: str) -> str:
+    """A database URL that may be shown: passwords of the authority and of the query are masked."""
+    url = re.sub(r"(://[^:/?#@]*:).*@", r"\1***@", url)
+    return re.sub(r"([?&][^=&]*(?:password|passwd|pwd|secret|token)[^=&]*=)[^&]*", r"\1***", url, flags=re.IGNORECASE)
+
+
+def _table(*titles: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bright_black", padding=(0, 2, 0, 0))
+    for title in titles:
+        table.add_column(title, overflow="fold", vertical="top")
+    return table
+
+
+def _pairs(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in values.items())
+
+
+def _box(box: Sequence[float]) -> str:
+    return " ".join(f"{edge:.0f}" for edge in box)

@@ -1,0 +1,264 @@
+"""The HTTP models: what a client may send and what it gets back, as the OpenAPI document shows them.
+
+Answers to questions are encoded once, in the orchestrator, and passed through as bytes; their models here only
+describe them.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Collection = Field(max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+
+
+class Body(BaseModel):
+    """Base of request bodies: a field we do not know is an error, not a silent loss."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class AskBody(Body):
+    """A question."""
+
+    question: str = Field(description="The question, in plain words.", examples=["Which moon did Huygens land on?"])
+    collections: list[str] | None = Field(None, max_length=100, description="Collections to look in; all by default.")
+    sources: list[str] | None = Field(None, max_length=100, description="SQL sources to look in; all by default.")
+    timeout_ms: int | None = Field(None, ge=1, le=600_000, description="Budget of the answer, ms.")
+    limit: int = Field(5, ge=1, le=50, description="Passages wanted.")
+
+
+class SearchBody(Body):
+    """A search."""
+
+    query: str = Field(description="Words to look for.", examples=["hydrocarbon lakes"])
+    collections: list[str] | None = Field(None, max_length=100, description="Collections to look in; all by default.")
+    limit: int = Field(10, ge=1, le=100, description="Passages wanted.")
+    mode: Literal["hybrid", "lexical", "dense"] = Field("hybrid", description="Which indexes are asked.")
+    timeout_ms: int | None = Field(None, ge=1, le=600_000, description="Budget of the search, ms.")
+
+
+class CollectionBody(Body):
+    """A collection."""
+
+    name: str = Collection
+
+
+class SourceBody(Body):
+    """An SQL source."""
+
+    name: str = Collection
+    kind: Literal["sqlite"] = Field(description="Kind of database.")
+    path: str = Field(min_length=1, max_length=1000, description="File, relative to `sources.sqlite_root`.")
+
+
+class Problem(BaseModel):
+    """An error, as RFC 9457 problem details."""
+
+    type: str = Field(examples=["about:blank"])
+    title: str = Field(examples=["Not Found"])
+    status: int = Field(examples=[404])
+    code: str = Field(examples=["unknown_document"])
+    detail: str = Field(examples=["There is no document of that id."])
+    request_id: str
+
+
+class AcceptedView(BaseModel):
+    """The receipt of an upload."""
+
+    document_id: str
+    job_id: str
+    duplicate: bool = Field(description="The collection held this very file already.")
+
+
+class DocumentView(BaseModel):
+    """A document."""
+
+    document_id: str
+    title: str
+    filename: str
+    collection: str
+    sha256: str
+    pages: int
+    state: str
+    metadata: dict[str, Any]
+    created_at: str
+
+
+class DocumentsView(BaseModel):
+    """A page of documents."""
+
+    items: list[DocumentView]
+    next: str | None = Field(description="Pass it as `after` for the following page; null at the end.")
+
+
+class RemovedView(BaseModel):
+    """What a deletion removed, counted per store."""
+
+    document_id: str
+    documents: int
+    jobs: int
+    pages: int
+    chunks: int
+    mentions: int
+    blobs: int
+    indexed_chunks: int
+    change: int
+
+
+class JobView(BaseModel):
+    """The work of reading one document."""
+
+    job_id: str
+    document_id: str
+    state: str
+    pages_done: int = Field(description="Pages committed to the store.")
+    pages_total: int
+    attempt: int
+    error: str | None
+    created_at: str
+    updated_at: str
+
+
+class NamesView(BaseModel):
+    """A list of names."""
+
+    items: list[str]
+    next: str | None
+
+
+class SourceView(BaseModel):
+    """A registered SQL source."""
+
+    name: str
+    kind: str
+    path: str
+
+
+class SourcesView(BaseModel):
+    """Registered SQL sources."""
+
+    items: list[SourceView]
+    next: str | None
+
+
+class CitationView(BaseModel):
+    """Where a sentence stands: boxes on a page of a document, or a row of a table."""
+
+    document_id: str | None = None
+    title: str | None = None
+    page: int | None = None
+    boxes: list[tuple[float, float, float, float]] | None = None
+    start: int | None = None
+    end: int | None = None
+    source: str | None = None
+    table: str | None = None
+    key: dict[str, Any] | None = None
+
+
+class SentenceView(BaseModel):
+    """One statement with its evidence."""
+
+    text: str
+    citation: CitationView
+
+
+class PassageView(BaseModel):
+    """A passage found."""
+
+    document_id: str
+    title: str
+    collection: str
+    page: int
+    boxes: list[tuple[float, float, float, float]]
+    start: int
+    end: int
+    text: str
+    score: float
+    scores: dict[str, float]
+
+
+class PassagesView(BaseModel):
+    """The passages found for a query."""
+
+    passages: list[PassageView]
+
+
+class RowView(BaseModel):
+    """A row of an SQL source."""
+
+    source: str
+    table: str
+    key: dict[str, Any]
+    columns: dict[str, Any]
+    sql: str
+
+
+class EntityView(BaseModel):
+    """A name in the question and where it is known from."""
+
+    text: str
+    label: str
+    start: int
+    end: int
+    links: list[dict[str, Any]]
+
+
+class BranchView(BaseModel):
+    """What became of one branch of the fan-out."""
+
+    name: str
+    status: Literal["ok", "timeout", "error", "skipped"]
+    started_ms: float
+    elapsed_ms: float
+    attempts: int
+    error: str | None
+
+
+class AnswerView(BaseModel):
+    """What an answer says and how."""
+
+    text: str
+    mode: str
+    sentences: list[SentenceView]
+
+
+class AskView(BaseModel):
+    """An answer with all its evidence."""
+
+    request_id: str
+    question: str
+    answer: AnswerView
+    passages: list[PassageView]
+    rows: list[RowView]
+    entities: list[EntityView]
+    branches: list[BranchView]
+    partial: bool
+    degraded: list[str]
+    elapsed_ms: float
+
+
+class ReplicaView(BaseModel):
+    """The state of one actor."""
+
+    ready: bool
+    error: str | None = None
+    pid: int | None = None
+    node: str | None = None
+    detail: dict[str, Any] = Field(default_factory=dict)
+
+
+class HealthView(BaseModel):
+    """The state of the system."""
+
+    status: Literal["ok", "degraded"]
+    not_ready: list[str] = Field(description="Actors that cannot do their work now.")
+    replicas: dict[str, ReplicaView]
+
+
+class VersionView(BaseModel):
+    """Versions."""
+
+    version: str
+    pipeline: int = Field(description="Version of the reading pipeline.")

@@ -1,0 +1,85 @@
+"""What the routes work with: the roles, the settings, and how a question gets to the orchestrator.
+
+Routes take it from the application's state, so the application can be built, and tested, without Ray.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Annotated, Protocol
+
+from fastapi import Depends, Request
+
+from actors.database import Database
+from actors.deadline import Deadline
+from actors.entities import Entities
+from actors.errors import GatherumError
+from actors.ingest import Ingest
+from actors.messages import Health, Query, Question
+from actors.orchestrator import Orchestrator
+from actors.pdf import Pdf
+from actors.retrieval import Retriever
+from config.settings import Settings
+
+CALL_TIMEOUT_S = 10.0
+"""Budget of a call that is no question: a look-up or a change in the store."""
+
+
+class Roles(Protocol):
+    """The roles, as pools or as plain objects."""
+
+    @property
+    def database(self) -> Database:
+        """See `actors.database`."""
+
+    @property
+    def retrieval(self) -> Retriever:
+        """See `actors.retrieval`."""
+
+    @property
+    def entities(self) -> Entities:
+        """See `actors.entities`."""
+
+    @property
+    def pdf(self) -> Pdf:
+        """See `actors.pdf`."""
+
+    @property
+    def ingest(self) -> Ingest:
+        """See `actors.ingest`."""
+
+    @property
+    def orchestrator(self) -> Orchestrator:
+        """See `actors.orchestrator`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Everything a route may need.
+
+    Attributes:
+        ask: a question to the JSON of its answer; questions that arrive together travel together.
+        search: a query to the JSON of its passages, likewise.
+        health: the state of every replica, by actor name.
+    """
+
+    settings: Settings
+    roles: Roles
+    ask: Callable[[Question], Awaitable[bytes]]
+    search: Callable[[Query, Deadline], Awaitable[bytes]]
+    health: Callable[[Deadline], Awaitable[dict[str, Health | GatherumError]]]
+
+
+def _services(request: Request) -> Services:
+    services: Services = request.app.state.services
+    return services
+
+
+def call_deadline() -> Deadline:
+    """The deadline of a call that is no question."""
+    return Deadline.after(CALL_TIMEOUT_S)
+
+
+Use = Annotated[Services, Depends(_services)]
+"""Type of a route's parameter that is the services."""

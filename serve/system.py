@@ -1,0 +1,154 @@
+"""The whole system as its operator sees it: up, down, status.
+
+Ray Serve reads its flags when it is imported, so they are set here, before anything imports it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from actors import cluster
+from actors.cluster import Running
+from actors.deadline import Deadline
+from actors.errors import Conflict, GatherumError, Unavailable
+from actors.messages import Health
+from config.settings import Settings
+
+READY_TIMEOUT_S = 120.0
+STATUS_TIMEOUT_S = 5.0
+
+
+def flags(folder: Path) -> dict[str, str]:
+    """Ray's and Serve's environment flags, which every process of the node must see.
+
+    Args:
+        folder: for HAProxy's configuration and sockets. Its path must be short: a socket's may have 97 characters.
+
+    HAProxy in front of the replicas and one loop per replica bring ten times the requests of the default. The
+    proxy's files and its statistics port are this system's own, so that two systems can run on one machine.
+    """
+    return {
+        "RAY_AUTH_MODE": "token",
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        "RAY_SERVE_HAPROXY_NBTHREAD": "1" if (os.cpu_count() or 1) <= 2 else "2",
+        "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(cluster.free_port()),
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),
+        # Replicas are drained by their own graceful shutdown; the default of 30 s is for many-node routing tables.
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
+        # The default of 0.1 s costs an idle laptop several per cent of a core.
+        "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",
+    }
+
+
+def up(settings: Settings, *, address: str | None = None) -> Running:
+    """Start everything and wait until it is ready to answer.
+
+    Args:
+        settings: `api.port` 0 takes a free port.
+        address: of a running Ray cluster; a node of our own is started where it is None.
+
+    Raises:
+        Conflict: it is running already, or the port is taken.
+        Unavailable: something did not start; the detail names it.
+    """
+    settings = _with_port(settings)
+    # Private to this user: whoever reaches HAProxy's socket commands it.
+    scratch = Path(tempfile.mkdtemp(prefix="gatherum-"))
+    environment = flags(scratch)
+    os.environ.update(environment)
+    url = f"http://{settings.api.host}:{settings.api.port}"
+    running = cluster.start(settings, address=address, url=url, scratch=scratch, environment=environment)
+    try:
+        from serve import deployment  # only now that the flags are set
+
+        deployment.deploy(settings)
+        _wait_until_ready(url)
+    except BaseException:
+        down(settings)
+        raise
+    return running
+
+
+def down(settings: Settings) -> bool:
+    """Stop the system of this data directory: first what accepts work, then the roles, then our node.
+
+    Returns:
+        Whether anything was running.
+    """
+    running = Running.load(settings.data_dir)
+    if running is None:
+        Running.forget(settings.data_dir)
+        return False
+    os.environ.update(flags(Path(running.scratch)))
+    with contextlib.suppress(GatherumError):
+        cluster.join(running.address)
+        from serve import deployment  # only now that the flags are set
+
+        deployment.withdraw()
+    cluster.stop(settings, running)
+    return True
+
+
+def status(settings: Settings) -> dict[str, Any]:
+    """What runs where: `{running, url, address, not_ready, replicas: {name: {ready, pid, node, detail}}}`."""
+    running = Running.load(settings.data_dir)
+    if running is None:
+        return {"running": False}
+    cluster.join(running.address)
+    states = asyncio.run(cluster.health(cluster.Roles.of(settings), deadline=Deadline.after(STATUS_TIMEOUT_S)))
+    return {
+        "running": True,
+        "url": running.url,
+        "address": running.address,
+        "not_ready": [name for name, state in states.items() if not isinstance(state, Health) or not state.ready],
+        "replicas": {
+            name: asdict(state) if isinstance(state, Health) else {"ready": False, "error": state.detail}
+            for name, state in states.items()
+        },
+    }
+
+
+def _with_port(settings: Settings) -> Settings:
+    """Settings with a port that is free at this moment."""
+    api = settings.api
+    if api.port == 0:
+        return settings.model_copy(update={"api": api.model_copy(update={"port": cluster.free_port()})})
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((api.host, api.port))
+        except OSError:
+            raise Conflict(
+                f"Port {api.port} on {api.host} is taken. Choose another with --port, or stop what uses it."
+            ) from None
+    return settings
+
+
+def _wait_until_ready(url: str) -> None:
+    give_up = time.monotonic() + READY_TIMEOUT_S
+    state = "it does not answer over HTTP"
+    while time.monotonic() < give_up:
+        with contextlib.suppress(httpx.HTTPError):
+            answer = httpx.get(f"{url}/ready", timeout=5.0, trust_env=False)
+            if answer.status_code == 200:
+                return
+            if answer.headers["content-type"].startswith("application/json"):
+                state = "not ready: " + ", ".join(answer.json()["not_ready"])
+        time.sleep(0.1)
+    raise Unavailable(f"The system did not become ready in {READY_TIMEOUT_S:g} s: {state}.")

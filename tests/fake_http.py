@@ -1,0 +1,133 @@
+"""A Gatherum server that is only a function, for tests of what speaks HTTP to one."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import pytest
+
+ANSWER: dict[str, Any] = {
+    "request_id": "r1",
+    "question": "Which moon did Huygens land on?",
+    "answer": {
+        "text": "Huygens landed on Titan.",
+        "mode": "extractive",
+        "sentences": [
+            {
+                "text": "Huygens landed on Titan.",
+                "citation": {
+                    "document_id": "d1",
+                    "title": "Moons of Saturn",
+                    "page": 3,
+                    "boxes": [[72.0, 100.5, 300.25, 112.0]],
+                    "start": 0,
+                    "end": 24,
+                },
+            },
+            {"text": "Titan: radius_km 2574.7", "citation": {"source": "sky", "table": "moons", "key": {"id": 6}}},
+        ],
+    },
+    "passages": [],
+    "rows": [
+        {
+            "source": "sky",
+            "table": "moons",
+            "key": {"id": 6},
+            "columns": {"id": 6, "name": "Titan", "radius_km": 2574.7},
+            "sql": "SELECT * FROM moons WHERE id = 6",
+        }
+    ],
+    "entities": [],
+    "branches": [
+        {"name": "retrieval", "status": "ok", "started_ms": 0.1, "elapsed_ms": 8.0, "attempts": 1, "error": None},
+        {"name": "sql:sky", "status": "timeout", "started_ms": 8.2, "elapsed_ms": 11.0, "attempts": 2, "error": "late"},
+    ],
+    "partial": True,
+    "degraded": ["sql:sky was left out"],
+    "elapsed_ms": 20.0,
+}
+
+
+def problem(status: int, code: str, detail: str) -> httpx.Response:
+    return httpx.Response(status, json={"status": status, "code": code, "detail": detail, "title": "", "type": ""})
+
+
+@dataclass
+class FakeServer:
+    """Takes every PDF that starts like one; each job is done at the second look.
+
+    Attributes:
+        pages: of every document.
+        hook: called with each request first; what it returns is the answer, what it raises is the network's failure.
+    """
+
+    pages: int = 4
+    hook: Callable[[httpx.Request], httpx.Response | None] = lambda request: None
+    uploads: list[tuple[str, str, bytes]] = field(default_factory=list)
+    jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)
+    asked: list[dict[str, Any]] = field(default_factory=list)
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> FakeServer:
+        """Put it behind every httpx client made from now on."""
+        real = httpx.AsyncClient
+
+        def client(**how: Any) -> httpx.AsyncClient:
+            return real(**how | {"transport": httpx.MockTransport(self.handle)})
+
+        monkeypatch.setattr(httpx, "AsyncClient", client)
+        return self
+
+    def handle(self, request: httpx.Request) -> httpx.Response:
+        if (answer := self.hook(request)) is not None:
+            return answer
+        match request.method, request.url.path.split("/")[1:]:
+            case "GET", ["version"]:
+                return httpx.Response(200, json={"version": "0.1.0"})
+            case "POST", ["v1", "documents"]:
+                return self._upload(request)
+            case "GET", ["v1", "jobs", job_id]:
+                return self._job(job_id)
+            case "POST", ["v1", "ask"]:
+                self.asked.append(json.loads(request.content))
+                return httpx.Response(200, json=ANSWER)
+            case "POST", ["v1", "sources"]:
+                source = json.loads(request.content)
+                self.sources[source["name"]] = source["path"]
+                return httpx.Response(201, json=source)
+            case "GET", ["v1", "sources"]:
+                items = [{"name": name, "kind": "sqlite", "path": path} for name, path in self.sources.items()]
+                return httpx.Response(200, json={"items": items, "next": None})
+            case "DELETE", ["v1", "sources", name]:
+                if self.sources.pop(name, None) is None:
+                    return problem(404, "unknown_source", f"There is no source {name}.")
+                return httpx.Response(204)
+        return problem(404, "not_found", "There is nothing at this path.")
+
+    def _upload(self, request: httpx.Request) -> httpx.Response:
+        body = request.content
+        assert int(request.headers["content-length"]) == len(body)
+        boundary = request.headers["content-type"].partition("boundary=")[2].encode()
+        parts = body.split(b"--" + boundary)
+        assert parts[-1] == b"--\r\n"
+        head, _, content = parts[1].partition(b"\r\n\r\n")
+        content = content.removesuffix(b"\r\n")
+        found = re.search(rb'name="file"; filename="(.*)"', head)
+        assert found
+        if not content.startswith(b"%PDF-"):
+            return problem(415, "not_a_pdf", "The file is not a PDF.")
+        self.uploads.append((request.url.params["collection"], found[1].decode(), content))
+        job_id = f"j{len(self.uploads)}"
+        self.jobs[job_id] = {"state": "queued", "pages_done": 0, "pages_total": self.pages, "error": None}
+        return httpx.Response(202, json={"document_id": f"d{job_id}", "job_id": job_id, "duplicate": False})
+
+    def _job(self, job_id: str) -> httpx.Response:
+        job = self.jobs[job_id]
+        answer = httpx.Response(200, json=job)
+        job |= {"state": "done", "pages_done": self.pages}
+        return answer

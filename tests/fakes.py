@@ -1,0 +1,172 @@
+"""Stand-ins for the roles, shaped like the real ones, and small values to fill them with."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from actors.deadline import Deadline
+from actors.messages import Change, Chunk, Mention, Page, PageRange, PageReading, PublishedDocument, Words
+
+
+def page_reading(
+    number: int, text: str = "Titan orbits Saturn.", *, names: Sequence[str] = ("Titan", "Saturn")
+) -> PageReading:
+    """A page of one chunk that mentions `names`, each where it first stands in the text."""
+    words = []
+    start = 0
+    for position, word in enumerate(text.split(" ")):
+        x = 72.0 + 40 * position
+        words.append((start, start + len(word), x, 72.0, x + 38, 84.0))
+        start += len(word) + 1
+    packed = Words.of(words)
+    mentions = tuple(
+        Mention(name, "LOC", text.index(name), text.index(name) + len(name), number) for name in names if name in text
+    )
+    return PageReading(
+        Page(number, 595.0, 842.0, text, packed), (Chunk(number, 0, 0, len(text), text, packed),), mentions
+    )
+
+
+def unreadable(number: int, why: str = "The page's content stream is damaged.") -> PageReading:
+    """A page that could not be read."""
+    return PageReading(Page(number, 595.0, 842.0, "", Words(), error=why))
+
+
+@dataclass
+class FakePdf:
+    """Reads every page at once, one page a range, unless told otherwise.
+
+    Attributes:
+        errors: raised in turn, one a call of `read`, before any page is given; None lets a call through.
+        breaks_before: page before which the call breaks off, with the error to break off with; each happens once.
+        gate: if set, waited for before every page.
+        calls: pages asked for, by call.
+        reached: set when a page waits at the gate.
+        closed: how many calls have ended, however they did.
+    """
+
+    errors: list[Exception | None] = field(default_factory=list)
+    breaks_before: dict[int, Exception] = field(default_factory=dict)
+    unreadable: frozenset[int] = frozenset()
+    gate: asyncio.Event | None = None
+    calls: list[tuple[int, ...]] = field(default_factory=list)
+    reached: asyncio.Event = field(default_factory=asyncio.Event)
+    closed: int = 0
+
+    async def read(
+        self, path: str, pages: Sequence[int], *, enrich: bool, deadline: Deadline
+    ) -> AsyncIterator[PageRange]:
+        """Read `pages`."""
+        self.calls.append(tuple(pages))
+        try:
+            if self.errors and (error := self.errors.pop(0)) is not None:
+                raise error
+            for number in pages:
+                if number in self.breaks_before:
+                    raise self.breaks_before.pop(number)
+                if self.gate is not None:
+                    self.reached.set()
+                    await self.gate.wait()
+                reading = unreadable(number) if number in self.unreadable else page_reading(number)
+                yield PageRange(number, number, (reading,))
+        finally:
+            self.closed += 1
+
+
+def published(
+    document_id: str, *texts: str, title: str = "", collection: str = "default", page: int = 1
+) -> PublishedDocument:
+    """A published document with one chunk a text, each on a page of its own; words stand on one line."""
+    chunks = []
+    for number, text in enumerate(texts, start=page):
+        words = page_reading(number, text, names=()).page.words
+        chunks.append(Chunk(number, 0, 0, len(text), text, words))
+    return PublishedDocument(document_id, title or document_id, collection, tuple(chunks))
+
+
+class FakePublishing:
+    """The part of the database that indexes follow: published documents and their change log.
+
+    Attributes:
+        down: raised by every call while it is set.
+        names: collections, as `collections` tells them; the log may not know of them yet.
+        calls: names of the methods called, in order.
+    """
+
+    def __init__(self, *documents: PublishedDocument) -> None:
+        self.documents: dict[str, PublishedDocument] = {}
+        self.log: list[Change] = []
+        self.names: set[str] = set()
+        self.down: Exception | None = None
+        self.calls: list[str] = []
+        self._news = asyncio.Condition()
+        for document in documents:
+            self._publish(document)
+
+    def _publish(self, document: PublishedDocument) -> None:
+        self.names.add(document.collection)
+        self.documents[document.document_id] = document
+        self._note("publish", document.document_id, document.collection)
+
+    def _note(self, kind: Literal["publish", "delete", "collection"], document_id: str, collection: str) -> None:
+        self.log.append(Change(len(self.log) + 1, kind, document_id, collection))
+
+    async def publish(self, *documents: PublishedDocument) -> int:
+        """Publish documents; all their changes appear at once."""
+        for document in documents:
+            self._publish(document)
+        return await self._tell()
+
+    async def delete(self, document_id: str) -> int:
+        """Delete a document."""
+        self._note("delete", document_id, self.documents.pop(document_id).collection)
+        return await self._tell()
+
+    async def create(self, collection: str) -> int:
+        """Create a collection."""
+        self.names.add(collection)
+        self._note("collection", "", collection)
+        return await self._tell()
+
+    async def fail(self, error: Exception | None) -> None:
+        """Go down with an error, or come back with None."""
+        self.down = error
+        await self._tell()
+
+    async def _tell(self) -> int:
+        async with self._news:
+            self._news.notify_all()
+        return len(self.log)
+
+    def _called(self, name: str) -> None:
+        self.calls.append(name)
+        if self.down is not None:
+            raise self.down
+
+    async def last_change(self, *, deadline: Deadline) -> int:
+        self._called("last_change")
+        return len(self.log)
+
+    async def collections(self, *, deadline: Deadline) -> list[str]:
+        self._called("collections")
+        return sorted(self.names)
+
+    async def published(self, after: str | None, limit: int, *, deadline: Deadline) -> list[PublishedDocument]:
+        self._called("published")
+        ids = sorted(name for name in self.documents if after is None or name > after)
+        return [self.documents[name] for name in ids[:limit]]
+
+    async def published_document(self, document_id: str, *, deadline: Deadline) -> PublishedDocument | None:
+        self._called("published_document")
+        return self.documents.get(document_id)
+
+    async def changes(self, after: int, wait_s: float, limit: int, *, deadline: Deadline) -> list[Change]:
+        self._called("changes")
+        async with self._news:
+            await self._news.wait_for(lambda: len(self.log) > after or self.down is not None)
+        if self.down is not None:
+            raise self.down
+        return self.log[after : after + limit]

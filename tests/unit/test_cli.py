@@ -1,0 +1,313 @@
+"""The command line, against a server that is a function."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fake_http import ANSWER, FakeServer
+from typer.testing import CliRunner, Result
+
+from serve import bulk, launch, render
+from serve.cli import app
+
+# `serve.cli` may be shadowed by an attribute; the module itself is wanted.
+cli = importlib.import_module("serve.cli")
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.setenv("GATHERUM_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def invoke(*arguments: str) -> Result:
+        result = CliRunner().invoke(app, list(arguments))
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result
+
+    return invoke
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> FakeServer:
+    real = asyncio.sleep
+
+    async def sleep(seconds: float) -> None:
+        await real(0)
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    return FakeServer().install(monkeypatch)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    root = tmp_path / "library"
+    (root / "deep").mkdir(parents=True)
+    (root / "a.pdf").write_bytes(b"%PDF-1.7 a")
+    (root / "b.pdf").write_bytes(b"no pdf at all")
+    (root / "deep" / "c.PDF").write_bytes(b"%PDF-1.7 c")
+    (root / "notes.txt").write_text("not for us")
+    return root
+
+
+# --- ingest ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_corrupt_file_does_not_stop_the_others(run: Run, server: FakeServer, folder: Path) -> None:
+    result = run("ingest", str(folder), "--collection", "sky")
+    assert result.exit_code == 1
+    assert sorted(name for _, name, _ in server.uploads) == ["a.pdf", "c.PDF"]
+    assert {collection for collection, _, _ in server.uploads} == {"sky"}
+    assert "2 of 3 documents, 8 pages" in result.stdout
+    assert "b.pdf" in result.stdout
+    assert "The file is not a PDF." in result.stdout
+
+
+def test_ingest_as_json_is_one_value(run: Run, server: FakeServer, folder: Path) -> None:
+    result = run("ingest", str(folder), "--json")
+    report = json.loads(result.stdout)
+    assert result.exit_code == 1
+    assert (report["files"], report["failed"], report["unfinished"], report["pages"]) == (3, 1, 0, 8)
+    (bad,) = [document for document in report["documents"] if document["state"] == "refused"]
+    assert bad["code"] == "not_a_pdf"
+    assert bad["path"].endswith("b.pdf")
+
+
+def test_ingest_of_good_files_succeeds(run: Run, server: FakeServer, folder: Path) -> None:
+    assert run("ingest", str(folder / "a.pdf"), str(folder / "deep")).exit_code == 0
+
+
+def test_a_file_named_twice_is_sent_once(run: Run, server: FakeServer, folder: Path) -> None:
+    assert run("ingest", str(folder / "a.pdf"), str(folder / "a.pdf")).exit_code == 0
+    assert len(server.uploads) == 1
+
+
+@pytest.mark.parametrize(("path", "code"), [("nowhere", 2), ("empty", 1)])
+def test_nothing_to_ingest_is_said(run: Run, tmp_path: Path, path: str, code: int) -> None:
+    (tmp_path / "empty").mkdir()
+    result = run("ingest", str(tmp_path / path))
+    assert result.exit_code == code
+    assert path in result.stderr
+
+
+def test_a_job_that_fails_is_in_the_table(run: Run, server: FakeServer, folder: Path) -> None:
+    failed = {"state": "failed", "pages_done": 1, "pages_total": 4, "error": "Page 2 crashed the reader three times."}
+    server.hook = lambda request: httpx.Response(200, json=failed) if "/jobs/" in request.url.path else None
+    result = run("ingest", str(folder / "a.pdf"))
+    assert result.exit_code == 1
+    assert "Page 2 crashed the reader three times." in result.stdout
+
+
+def test_a_server_that_is_not_there_is_one_line(run: Run, server: FakeServer, folder: Path) -> None:
+    def hook(request: httpx.Request) -> None:
+        raise httpx.ConnectError("refused")
+
+    server.hook = hook
+    result = run("ingest", str(folder))
+    assert result.exit_code == 1
+    assert result.stderr == (
+        "gatherum: Gatherum does not answer at http://127.0.0.1:8000. Start it with `gatherum up`.\n"
+    )
+
+
+def test_ctrl_c_says_what_is_left(run: Run, server: FakeServer, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def interrupted(client: Any, report: bulk.Report, *, collection: str) -> None:
+        report.outcomes[0].state = "accepted"
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bulk, "ingest", interrupted)
+    result = run("ingest", str(folder))
+    assert result.exit_code == 130
+    assert "1 accepted documents" in result.stderr
+    assert "2 were not sent" in result.stderr
+
+
+async def test_cancelling_leaves_a_true_report(server: FakeServer, folder: Path) -> None:
+    from serve.client import AsyncClient
+
+    looked = asyncio.Event()
+
+    def hook(request: httpx.Request) -> httpx.Response | None:
+        if "/jobs/" not in request.url.path:
+            return None
+        looked.set()
+        return httpx.Response(200, json={"state": "reading", "pages_done": 1, "pages_total": 4, "error": None})
+
+    server.hook = hook
+    report = bulk.Report([bulk.Outcome(folder / "a.pdf"), bulk.Outcome(folder / "b.pdf")])
+    async with AsyncClient("http://gatherum.test") as client:
+        task = asyncio.create_task(bulk.ingest(client, report, collection="c"))
+        await looked.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert [outcome.path.name for outcome in report.having("accepted")] == ["a.pdf"]
+    assert report.ended is not None
+
+
+async def test_pages_a_duplicate_had_before_are_not_counted(server: FakeServer, folder: Path) -> None:
+    from serve.client import AsyncClient
+
+    def hook(request: httpx.Request) -> httpx.Response | None:
+        if request.method == "POST":
+            return httpx.Response(202, json={"document_id": "d", "job_id": "j", "duplicate": True})
+        return httpx.Response(200, json={"state": "done", "pages_done": 4, "pages_total": 4, "error": None})
+
+    server.hook = hook
+    report = bulk.Report([bulk.Outcome(folder / "a.pdf")])
+    async with AsyncClient("http://gatherum.test") as client:
+        await bulk.ingest(client, report, collection="c")
+    assert report.pages == 0
+    assert render.summary(report).plain.startswith("1 of 1 documents (1 known already), 0 pages")
+
+
+def test_folders_are_walked_in_order_and_without_end(tmp_path: Path) -> None:
+    for name in ("b.pdf", "a.pdf", "sub/c.pdf"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "sub" / "loop").symlink_to(tmp_path, target_is_directory=True)
+    assert [path.name for path in bulk.find_pdfs([tmp_path])] == ["a.pdf", "b.pdf", "c.pdf"]
+
+
+# --- ask and sources ------------------------------------------------------------------------------------------------
+
+
+def test_an_answer_shows_its_evidence_and_its_timeline(run: Run, server: FakeServer) -> None:
+    result = run("ask", "Which moon?", "--collection", "a", "--collection", "b", "--source", "sky")
+    assert result.exit_code == 0
+    for part in (
+        "Huygens landed on Titan. [1]",
+        "Moons of Saturn",
+        "72 100 300 112",
+        "sky.moons id=6",
+        "radius_km=2574.7",
+        "timeout, 2 attempts: late",
+        "partial",
+        "█",
+    ):
+        assert part in result.stdout, part
+    assert server.asked == [{"question": "Which moon?", "collections": ["a", "b"], "sources": ["sky"]}]
+
+
+def test_an_answer_as_json_is_the_servers(run: Run, server: FakeServer) -> None:
+    assert json.loads(run("ask", "Which moon?", "--json").stdout) == ANSWER
+
+
+def test_sources_are_added_listed_and_removed(run: Run, server: FakeServer) -> None:
+    assert "No sources" in run("sources", "list").stdout
+    assert run("sources", "add", "sky", "sky.db").exit_code == 0
+    assert "sky.db" in run("sources", "list").stdout
+    assert json.loads(run("sources", "list", "--json").stdout) == [{"name": "sky", "kind": "sqlite", "path": "sky.db"}]
+    assert json.loads(run("sources", "remove", "sky", "--json").stdout) == {"removed": "sky"}
+    result = run("sources", "remove", "sky")
+    assert result.exit_code == 1
+    assert result.stderr == "gatherum: There is no source sky.\n"
+
+
+# --- config ---------------------------------------------------------------------------------------------------------
+
+
+def test_config_says_where_each_value_came_from(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GATHERUM_API__PORT", "8123")
+    values = json.loads(run("config", "--json").stdout)
+    assert values["api.port"] == {"value": 8123, "origin": "GATHERUM_API__PORT"}
+    assert values["api.host"] == {"value": "127.0.0.1", "origin": "config/default.yaml"}
+    table = run("config").stdout
+    assert "8123" in table
+    assert "GATHERUM_API__PORT" in table
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql+asyncpg://user:hunter2@host/db",
+        "postgresql+asyncpg://user:hunt/er2@x@host/db",
+        "postgresql+asyncpg://host/db?user=u&password=hunter2&ssl=1",
+        "mysql+aiomysql://user@host/db?ssl_Password=hunter2",
+    ],
+)
+@pytest.mark.parametrize("form", [["--json"], []])
+def test_a_password_is_never_shown(run: Run, monkeypatch: pytest.MonkeyPatch, url: str, form: list[str]) -> None:
+    monkeypatch.setenv("DATABASE_URL", url)
+    shown = run("config", *form).stdout
+    assert "er2" not in shown
+    assert "***" in shown
+    assert "host/db" in shown
+
+
+def test_a_url_without_password_is_shown_whole() -> None:
+    url = "sqlite+aiosqlite:////data/a@b:c.db?mode=ro"
+    assert render.without_password(url) == url
+
+
+def test_a_wrong_setting_is_named_without_a_traceback(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GATHERUM_API__PRT", "1")
+    result = run("config")
+    assert result.exit_code == 2
+    assert "GATHERUM_API__PRT" in result.stderr
+    assert "Traceback" not in result.output
+
+
+# --- where it serves ------------------------------------------------------------------------------------------------
+
+
+def test_a_client_finds_the_system_that_up_recorded(tmp_path: Path) -> None:
+    from config.settings import load
+
+    settings = load({"data_dir": tmp_path, "api.port": 8000})
+    assert launch.base_url(settings) == "http://127.0.0.1:8000"
+    (tmp_path / "running.json").write_text(json.dumps({"url": "http://127.0.0.1:8099", "address": "a", "node": None}))
+    assert launch.base_url(settings) == "http://127.0.0.1:8099"
+    (tmp_path / "running.json").write_text("half a rec")
+    assert launch.base_url(settings) == "http://127.0.0.1:8000"
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [("::", "http://[::1]:80"), ("::1", "http://[::1]:80"), ("10.0.0.5", "http://10.0.0.5:80")],
+)
+def test_the_address_is_one_that_can_be_called(tmp_path: Path, host: str, url: str) -> None:
+    from config.settings import load
+
+    assert launch.base_url(load({"data_dir": tmp_path, "api.host": host, "api.port": 80})) == url
+
+
+def test_a_port_that_is_not_known_is_asked_for(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GATHERUM_API__PORT", "0")
+    result = run("ask", "Who?")
+    assert result.exit_code == 1
+    assert "--url" in result.stderr
+
+
+# --- starting up ----------------------------------------------------------------------------------------------------
+
+
+def test_help_needs_neither_ray_nor_the_settings() -> None:
+    code = (
+        "import sys; from typer.testing import CliRunner; from serve.cli import app; "
+        "assert CliRunner().invoke(app, ['--help']).exit_code == 0; "
+        "print([m for m in ('ray', 'spacy', 'httpx', 'pydantic', 'structlog') if m in sys.modules])"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ | {"PYTHONPATH": "."}
+    )
+    assert out.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("command", ["up", "down", "status", "ingest", "ask", "config"])
+def test_every_command_has_help_and_json(run: Run, command: str) -> None:
+    result = run(command, "--help")
+    assert result.exit_code == 0
+    assert "--json" in result.stdout

@@ -1,0 +1,143 @@
+"""The lexical index: what is found, in what order, and that no text whatever breaks it."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from actors.search.language import content_stems, stems
+from actors.search.lexical import LexicalIndex
+
+ENTRIES = {
+    1: ("moons", "Titan", "The Huygens probe landed on the moon in 2005."),
+    2: ("moons", "Io", "Io has more than 400 active volcanoes."),
+    3: ("missions", "Voyager 1", "It flew by Jupiter in 1979 and was landed nowhere."),
+    4: ("missions", "Schrödinger", "A crater near the south pole of the Moon."),
+}
+
+
+@pytest.fixture
+def index() -> LexicalIndex:
+    index = LexicalIndex(writer_memory_mb=15, max_query_terms=8)
+    for entry, (collection, title, text) in ENTRIES.items():
+        index.add(entry, document_id=f"d{entry}", collection=collection, title=title, text=text)
+    index.commit()
+    return index
+
+
+def found(index: LexicalIndex, text: str, *collections: str, limit: int = 10) -> list[int]:
+    return [entry for entry, _ in index.search(text, collections=collections, limit=limit)]
+
+
+def test_finds_other_forms_of_a_word(index: LexicalIndex) -> None:
+    assert found(index, "volcano activity") == [2]
+    assert found(index, "landing probes") == [1, 3]
+
+
+def test_finds_words_of_the_title_and_without_their_accents(index: LexicalIndex) -> None:
+    assert found(index, "TITAN") == [1]
+    assert found(index, "Schrodinger's") == [4]
+
+
+def test_a_match_in_the_title_counts_more() -> None:
+    index = LexicalIndex(writer_memory_mb=15, max_query_terms=8)
+    index.add(1, document_id="a", collection="c", title="Io and others", text="A moon of Jupiter called Europa.")
+    index.add(2, document_id="b", collection="c", title="Europa and others", text="A moon of Jupiter called Io.")
+    index.commit()
+    assert found(index, "Europa") == [2, 1]
+
+
+def test_scores_fall_and_the_limit_holds(index: LexicalIndex) -> None:
+    hits = index.search("moon landing in 2005", limit=10)
+    assert [entry for entry, _ in hits] == [1, 4, 3]
+    scores = [score for _, score in hits]
+    assert scores == sorted(scores, reverse=True)
+    assert index.search("moon landing in 2005", limit=2) == hits[:2]
+    assert index.search("moon landing in 2005", limit=10**9) == hits
+
+
+def test_collections_filter_without_changing_the_scores(index: LexicalIndex) -> None:
+    everything = index.search("moon landing", limit=10)
+    one = index.search("moon landing", collections=["missions"], limit=10)
+    assert one == [hit for hit in everything if hit[0] in (3, 4)]
+    assert index.search("moon landing", collections=["missions", "moons", "none"], limit=10) == everything
+    assert found(index, "moon", "none") == []
+
+
+def test_stop_words_are_looked_up_only_where_there_is_nothing_else(index: LexicalIndex) -> None:
+    assert found(index, "what is the volcano") == [2]
+    assert 1 in found(index, "the")
+
+
+def test_a_query_is_text_and_never_syntax(index: LexicalIndex) -> None:
+    plain = found(index, "volcanoes Io")
+    assert found(index, 'title:volcanoes AND -Io) ("*~^{[: OR NOT') == plain
+    assert found(index, "+nothing -volcanoes") == [2]
+
+
+def test_terms_beyond_the_cap_and_repeated_ones_are_ignored(index: LexicalIndex) -> None:
+    words = [f"word{number}" for number in range(8)]
+    assert found(index, " ".join([*words[:7], "volcano"])) == [2]
+    assert found(index, " ".join([*words, "volcano"])) == []
+    assert found(index, " ".join(["nothing"] * 50 + ["volcano"])) == [2]
+
+
+def test_what_was_not_committed_is_not_seen(index: LexicalIndex) -> None:
+    index.add(9, document_id="d9", collection="moons", title="Enceladus", text="Ice.")
+    index.delete("d2")
+    assert found(index, "Enceladus volcanoes") == [2]
+    assert len(index) == 4
+    index.commit()
+    assert found(index, "Enceladus volcanoes") == [9]
+    assert len(index) == 4
+
+
+def test_deleting_takes_only_what_was_added_before(index: LexicalIndex) -> None:
+    index.delete("d2")
+    index.add(20, document_id="d2", collection="moons", title="Io", text="Volcanoes again.")
+    index.commit()
+    assert found(index, "volcanoes") == [20]
+
+
+def test_an_empty_index_finds_nothing() -> None:
+    assert LexicalIndex(writer_memory_mb=15, max_query_terms=8).search("moon", limit=3) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "   ",
+        "\x00\x01\x1f",
+        "\ud800",
+        "🙂🙂",
+        "土星の衛星タイタン",
+        "قمر زحل",
+        "?!.,;",
+        "a" * 100_000,
+        "wing " * 20_000,
+    ],
+    ids=["empty", "blank", "control", "surrogate", "emoji", "japanese", "arabic", "punctuation", "long word", "100 KB"],
+)
+def test_strange_queries_find_nothing(index: LexicalIndex, text: str) -> None:
+    assert found(index, text) == []
+
+
+def test_other_scripts_are_found_by_whole_words(index: LexicalIndex) -> None:
+    index.add(30, document_id="d30", collection="moons", title="قمر زحل", text="\ud800 タイタン \x00 Ω-function")
+    index.commit()
+    assert found(index, "زحل") == [30]
+    assert found(index, "タイタン") == [30]
+
+
+INDEX = LexicalIndex(writer_memory_mb=15, max_query_terms=8)
+INDEX.add(1, document_id="d", collection="c", title="Titan", text="The Huygens probe landed on the moon.")
+INDEX.commit()
+
+
+@given(st.text(alphabet=st.characters(exclude_categories=()), max_size=200))
+def test_any_text_can_be_searched_for(text: str) -> None:
+    terms = set(stems("Titan The Huygens probe landed on the moon."))
+    wanted = content_stems(text) or list(dict.fromkeys(stems(text)))
+    assert bool(INDEX.search(text, limit=1)) == bool(terms.intersection(wanted[:8]))

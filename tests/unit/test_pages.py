@@ -1,0 +1,337 @@
+"""Reading, judging and rendering pages of PDFs that are made here."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pymupdf
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from actors.errors import (
+    DocumentTooLarge,
+    EmptyFile,
+    EncryptedPdf,
+    NotAPdf,
+    ReadingFailed,
+    TruncatedPdf,
+    UnknownPage,
+)
+from actors.messages import Page, Words
+from actors.reading import pages
+from actors.reading.pages import Marks
+
+AES_256 = 5  # PyMuPDF sets its own name for it in a way that type checkers do not see
+TEXT = "Titan is the largest moon of Saturn.\nHuygens found it in 1655."
+
+
+def make(path: Path, draw: Callable[[pymupdf.Page], object], *, count: int = 1) -> str:
+    with pymupdf.open() as document:
+        for _ in range(count):
+            draw(document.new_page(width=400, height=300))
+        document.save(path)
+    return str(path)
+
+
+def write(page: pymupdf.Page) -> None:
+    page.insert_text((50, 80), TEXT, fontsize=12)
+    page.insert_text((50, 200), "A second block.", fontsize=12)
+
+
+def picture(page: pymupdf.Page) -> None:
+    pixels = np.random.default_rng(7).integers(0, 255, (30, 40), dtype=np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, format="PNG")
+    page.insert_image(page.rect, stream=out.getvalue(), keep_proportion=False)
+
+
+def first(path: str) -> tuple[Page, pages.Why | None]:
+    with pages.opened(path) as document:
+        return pages.read(document, 1)
+
+
+def ink(path: str, dpi: int) -> npt.NDArray[np.bool_]:
+    """Which pixels of the first page are not paper, shape (height, width)."""
+    with pages.opened(path) as document:
+        pixels, _ = pages.rasterise(document[0], dpi, 10_000_000, grey=True)
+    return pixels < 200
+
+
+# --- text and words -------------------------------------------------------------------------------------------------
+
+
+def test_text_has_lines_and_blocks(tmp_path: Path) -> None:
+    page, why = first(make(tmp_path / "a.pdf", write))
+    assert page.text == f"{TEXT}\n\nA second block."
+    assert why is None
+    assert (page.number, page.width, page.height, page.error) == (1, 400, 300, None)
+
+
+def test_spans_are_the_words(tmp_path: Path) -> None:
+    page, _ = first(make(tmp_path / "a.pdf", write))
+    words = page.words.array
+    assert [page.text[s:e] for s, e in zip(words["start"], words["end"], strict=True)] == page.text.split()
+
+
+@pytest.mark.parametrize("rotation", [0, 90, 180, 270])
+@pytest.mark.parametrize("cropped", [False, True])
+def test_boxes_hold_the_ink_of_the_page_as_displayed(tmp_path: Path, rotation: int, cropped: bool) -> None:
+    def draw(page: pymupdf.Page) -> None:
+        write(page)
+        if cropped:
+            page.set_cropbox(pymupdf.Rect(40, 50, 380, 280))
+        page.set_rotation(rotation)
+
+    path = make(tmp_path / "a.pdf", draw)
+    page, _ = first(path)
+    dark = ink(path, 72)
+    height, width = dark.shape
+    assert (width, height) == (page.width, page.height)
+    covered = np.zeros_like(dark)
+    for word in page.words.array:
+        box = (slice(int(word["y0"]), int(word["y1"]) + 1), slice(int(word["x0"]), int(word["x1"]) + 1))
+        assert dark[box].any()
+        covered[box] = True
+    assert not (dark & ~covered).any()
+
+
+def test_clean_expands_ligatures_composes_and_drops_the_invisible() -> None:
+    assert pages.clean("e\ufb03cient cafe\u0301 so\u00adft\u200b a\u00a0b\x00\ud800") == "efficient café soft a b\ufffd"
+
+
+words_ = st.lists(
+    st.tuples(st.text(st.characters(exclude_categories=["Z", "C"]), min_size=1, max_size=8), st.integers(0, 2)),
+    max_size=30,
+)
+
+
+@given(words_)
+def test_assembled_spans_are_exact(words: list[tuple[str, int]]) -> None:
+    texts = [text for text, _ in words]
+    # 0: goes on in the line, 1: new line, 2: new block (whose lines are numbered from 0 again)
+    blocks = np.cumsum([step == 2 for _, step in words], dtype=np.int64)
+    lines = np.array([0] * len(words), dtype=np.int64)
+    for index in range(1, len(words)):
+        lines[index] = 0 if words[index][1] == 2 else lines[index - 1] + words[index][1]
+    boxes = np.arange(4 * len(words), dtype=np.float32).reshape(4, len(words))
+    text, packed = pages.assemble(texts, blocks, lines, boxes)
+    assert [text[w["start"] : w["end"]] for w in packed.array] == texts
+    assert text.count("\n\n") == sum(step == 2 for _, step in words[1:])
+    assert np.array_equal(packed.array["y1"], boxes[3])
+
+
+# --- judging --------------------------------------------------------------------------------------------------------
+
+
+def page_of(text: str) -> Page:
+    words, position = [], 0
+    for word in text.split():
+        position = text.index(word, position)
+        words.append((position, position + len(word), 0.0, 0.0, 1.0, 1.0))
+    return Page(1, 400, 300, text, Words.of(words))
+
+
+def never() -> Marks:
+    raise AssertionError("a text page was looked at twice")
+
+
+@pytest.mark.parametrize(
+    ("text", "marks", "why"),
+    [
+        ("", Marks(any=False, image_share=0), None),
+        ("", Marks(any=True, image_share=0), "absent"),
+        ("", Marks(any=True, image_share=1), "absent"),
+        ("\ufffd\ufffd\ue001 \ufffd\ufffd ab", Marks(any=False, image_share=0), "garbage"),
+        ("Naïve façade \ufffd", Marks(any=False, image_share=0), None),
+        ("Downloaded by a reader", Marks(any=True, image_share=0.95), "hidden"),
+        ("A title", Marks(any=True, image_share=0.5), None),
+    ],
+)
+def test_needs_ocr(text: str, marks: Marks, why: str | None) -> None:
+    assert pages.needs_ocr(page_of(text), lambda: marks) == why
+
+
+def test_text_pages_are_not_looked_at_twice() -> None:
+    assert pages.needs_ocr(page_of("word " * pages.STAMP_WORDS), never) is None
+
+
+def test_a_blank_page_needs_nothing(tmp_path: Path) -> None:
+    page, why = first(make(tmp_path / "a.pdf", lambda page: None))
+    assert (page.text, len(page.words), why) == ("", 0, None)
+
+
+def test_a_drawing_without_text_needs_ocr(tmp_path: Path) -> None:
+    _, why = first(make(tmp_path / "a.pdf", lambda page: page.draw_line((10, 10), (200, 100))))
+    assert why == "absent"
+
+
+@pytest.mark.parametrize("rotation", [0, 90])
+def test_a_scan_under_a_stamp_is_hidden(tmp_path: Path, rotation: int) -> None:
+    def draw(page: pymupdf.Page) -> None:
+        picture(page)
+        page.insert_text((20, 20), "Downloaded today")
+        page.set_rotation(rotation)
+
+    page, why = first(make(tmp_path / "a.pdf", draw))
+    assert (page.text, why) == ("Downloaded today", "hidden")
+
+
+def test_a_destroyed_page_does_not_take_the_others_along(tmp_path: Path) -> None:
+    path = make(tmp_path / "a.pdf", write, count=3)
+    with pymupdf.open(path) as document:
+        document.update_object(document.page_xref(1), "<< /Type /Page /Parent 99999 0 R >>")
+        document.save(tmp_path / "b.pdf")
+    with pages.opened(str(tmp_path / "b.pdf")) as document:
+        read = [pages.read(document, number)[0] for number in (1, 2, 3)]
+    assert [page.text.count("Titan") for page in read] == [1, 0, 1]
+
+
+def test_a_page_that_mupdf_refuses_has_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(source: pymupdf.Page, number: int) -> Page:
+        raise RuntimeError("code=7: cycle in page tree\nmore")
+
+    monkeypatch.setattr(pages, "_read", refuse)
+    page, why = first(make(tmp_path / "a.pdf", write))
+    assert (page.error, page.text, why) == ("The page is damaged: code=7: cycle in page tree", "", None)
+
+
+def test_an_endless_page_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pages, "MAX_PAGE_CHARS", 10)
+    page, why = first(make(tmp_path / "a.pdf", write))
+    assert (page.error, page.text, why) == ("The page has more than 10 characters.", "", None)
+
+
+def test_there_is_no_page_zero(tmp_path: Path) -> None:
+    with pages.opened(make(tmp_path / "a.pdf", write)) as document:
+        for number in (0, 2):
+            with pytest.raises(UnknownPage, match=f"no page {number}"):
+                pages.read(document, number)
+
+
+# --- inspecting -----------------------------------------------------------------------------------------------------
+
+
+def test_inspect_tells_pages_and_metadata(tmp_path: Path) -> None:
+    with pymupdf.open() as document:
+        document.new_page()
+        document.new_page()
+        document.set_metadata({"title": "  The\nMoons ", "author": "C. Huygens", "creationDate": "D:20240102"})
+        document.save(tmp_path / "a.pdf")
+    info = pages.inspect(str(tmp_path / "a.pdf"), 10)
+    assert (info.pages, info.title) == (2, "The Moons")
+    assert info.metadata == {"author": "C. Huygens", "created": "D:20240102"}
+
+
+def test_inspect_refuses_an_empty_file(tmp_path: Path) -> None:
+    (tmp_path / "a.pdf").touch()
+    with pytest.raises(EmptyFile):
+        pages.inspect(str(tmp_path / "a.pdf"), 10)
+
+
+def test_inspect_refuses_what_is_no_pdf(tmp_path: Path) -> None:
+    (tmp_path / "a.pdf").write_bytes(b"<html>" + b" " * 2000 + b"%PDF-1.7")
+    with pytest.raises(NotAPdf):
+        pages.inspect(str(tmp_path / "a.pdf"), 10)
+
+
+def test_inspect_takes_junk_before_the_header(tmp_path: Path) -> None:
+    path = Path(make(tmp_path / "a.pdf", write))
+    path.write_bytes(b"\n" * 100 + path.read_bytes())
+    assert pages.inspect(str(path), 10).pages == 1
+
+
+@pytest.mark.parametrize("part", [0.02, 0.5, 0.9])
+def test_inspect_refuses_a_truncated_file(tmp_path: Path, part: float) -> None:
+    path = Path(make(tmp_path / "a.pdf", write, count=5))
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * part)])
+    with pytest.raises(TruncatedPdf):
+        pages.inspect(str(path), 10)
+
+
+def test_inspect_repairs_what_is_complete(tmp_path: Path) -> None:
+    path = Path(make(tmp_path / "a.pdf", write))
+    path.write_bytes(path.read_bytes().replace(b"xref", b"xxxx", 1))
+    assert pages.inspect(str(path), 10).pages == 1
+
+
+def test_inspect_refuses_an_encrypted_file(tmp_path: Path) -> None:
+    with pymupdf.open() as document:
+        write(document.new_page())
+        for name, user in (("locked", "secret"), ("owned", "")):
+            document.save(tmp_path / f"{name}.pdf", encryption=AES_256, owner_pw="owner", user_pw=user)
+    with pytest.raises(EncryptedPdf):
+        pages.inspect(str(tmp_path / "locked.pdf"), 10)
+    # Only an owner password: everybody may read it.
+    assert pages.inspect(str(tmp_path / "owned.pdf"), 10).pages == 1
+
+
+def test_inspect_refuses_a_broken_page_tree(tmp_path: Path) -> None:
+    with pymupdf.open() as document:
+        document.new_page()
+        tree = document.xref_get_key(document.pdf_catalog(), "Pages")[1].split()[0]
+        document.xref_set_key(int(tree), "Count", "-5")
+        document.save(tmp_path / "a.pdf")
+    with pytest.raises(ReadingFailed, match="beyond repair"):
+        pages.inspect(str(tmp_path / "a.pdf"), 10)
+
+
+def test_inspect_refuses_too_many_pages(tmp_path: Path) -> None:
+    with pytest.raises(DocumentTooLarge, match=r"3 pages; the limit is 2"):
+        pages.inspect(make(tmp_path / "a.pdf", write, count=3), 2)
+
+
+# --- rendering ------------------------------------------------------------------------------------------------------
+
+
+def test_render_highlights_the_box_and_nothing_else(tmp_path: Path) -> None:
+    path = make(tmp_path / "a.pdf", write)
+    page, _ = first(path)
+    (box,) = page.words.boxes(0, 5)
+    png = pages.render(path, 1, [box], 144, 10_000_000)
+    plain = np.asarray(Image.open(io.BytesIO(pages.render(path, 1, [], 144, 10_000_000))))
+    marked = np.asarray(Image.open(io.BytesIO(png)))
+    assert marked.shape == (600, 800, 3)
+    changed = np.argwhere((plain != marked).any(axis=2))
+    top, left = changed.min(axis=0) / 2
+    bottom, right = changed.max(axis=0) / 2
+    assert (left, top, right, bottom) == pytest.approx(box, abs=1.6)
+    assert tuple(marked[int(box[1] * 2) + 1, int(box[0] * 2) - 1]) == pages.HIGHLIGHT
+    # The print under the pen stays dark.
+    assert marked[int(box[1] * 2) : int(box[3] * 2), int(box[0] * 2) : int(box[2] * 2)].max(axis=2).min() < 80
+
+
+def test_render_takes_boxes_beyond_the_page(tmp_path: Path) -> None:
+    path = make(tmp_path / "a.pdf", write)
+    png = pages.render(path, 1, [(-50, -50, 20, 20), (380, 280, 900, 900), (500, 500, 600, 600)], 72, 10_000_000)
+    assert Image.open(io.BytesIO(png)).size == (400, 300)
+
+
+def test_render_lowers_the_resolution_of_a_poster(tmp_path: Path) -> None:
+    png = pages.render(make(tmp_path / "a.pdf", write), 1, [], 600, 1_000_000)
+    width, height = Image.open(io.BytesIO(png)).size
+    assert 900_000 < width * height <= 1_010_000
+
+
+def test_render_knows_its_pages(tmp_path: Path) -> None:
+    with pytest.raises(UnknownPage):
+        pages.render(make(tmp_path / "a.pdf", write), 2, [], 72, 1_000_000)
+
+
+def test_rasterise_refuses_what_no_resolution_makes_small(tmp_path: Path) -> None:
+    with pages.opened(make(tmp_path / "a.pdf", write)) as document, pytest.raises(ReadingFailed, match="too large"):
+        pages.rasterise(document[0], 72, 10, grey=True)
+
+
+@given(st.floats(1, 20_000), st.floats(1, 20_000), st.integers(1, 1200), st.integers(1_000_000, 100_000_000))
+def test_fitted_resolution_keeps_the_bound(width: float, height: float, dpi: int, most: int) -> None:
+    fitted = pages.fit_dpi(width, height, dpi, most)
+    assert 1 <= fitted <= dpi
+    assert fitted == 1 or width * height * (fitted / 72) ** 2 <= most
+    assert fitted == dpi or width * height * ((fitted + 1) / 72) ** 2 > most

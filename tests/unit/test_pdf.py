@@ -1,0 +1,292 @@
+"""The Pdf role over tasks that are faked: what it submits, what it yields, and what it does about failures."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pymupdf
+import pytest
+from ray.exceptions import OutOfMemoryError, RaySystemError, RayTaskError, WorkerCrashedError
+
+from actors import pdf as module
+from actors.deadline import Deadline
+from actors.errors import DeadlineExceeded, EmptyFile, EncryptedPdf, ReadingFailed, Unavailable
+from actors.messages import DocumentInfo, Mention, Page, PageReading, Words
+from actors.pdf import Pdf, Report, Setup, read_range
+from actors.reading import mentions, ocr
+from actors.reading.ranges import Range
+from config.settings import Settings, load
+
+Act = Callable[[Range], Any]
+
+
+class FakeTask:
+    """A remote function whose calls end as `act` says: a value, an exception, or a future to wait for."""
+
+    def __init__(self, act: Callable[..., Any]) -> None:
+        self.act = act
+        self.calls: list[tuple[Any, ...]] = []
+        self.refs: list[asyncio.Future[Any]] = []
+
+    def _submit(self, *args: Any) -> asyncio.Future[Any]:
+        self.calls.append(args)
+        outcome = self.act(*args)
+        if not isinstance(outcome, asyncio.Future):
+            ref: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+            if isinstance(outcome, Exception):
+                ref.set_exception(outcome)
+            else:
+                ref.set_result(outcome)
+            outcome = ref
+        self.refs.append(outcome)
+        return outcome
+
+    remote = _submit
+
+
+class FakeReading(FakeTask):
+    """The task of page ranges: two references, of which the second is the readings."""
+
+    def __init__(self, act: Act) -> None:
+        super().__init__(lambda path, part, setup: act(part))
+
+    def remote(self, *args: Any) -> Any:
+        return self._submit(*args), f"ref of {args[1].pages}"
+
+    @property
+    def ranges(self) -> list[Range]:
+        return [args[1] for args in self.calls]
+
+
+def in_ray(error: Exception) -> RayTaskError:
+    """An error as it comes back from a task."""
+    wrapped: RayTaskError = RayTaskError("read_range", "Traceback …", error).as_instanceof_cause()
+    return wrapped
+
+
+@pytest.fixture
+def settings() -> Settings:
+    return load({"pdf.range_pages": 4, "pdf.scanned_range_pages": 2, "pdf.page_timeout_s": 7})
+
+
+@pytest.fixture
+def cancelled(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """References that were cancelled by force."""
+    refs: list[Any] = []
+
+    def cancel(ref: Any, *, force: bool) -> None:
+        assert force
+        refs.append(ref)
+
+    monkeypatch.setattr("ray.cancel", cancel)
+    return refs
+
+
+@pytest.fixture
+def role(settings: Settings, monkeypatch: pytest.MonkeyPatch, cancelled: list[Any]) -> Pdf:
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 2.0})
+    return Pdf(settings.pdf, settings.entities, settings.logs)
+
+
+def reads(part: Range) -> Report:
+    return Report(part.pages)
+
+
+async def run(role: Pdf, act: Act, last: int, *, seconds: float = 60) -> tuple[FakeReading, list[tuple[int, int, Any]]]:
+    task = FakeReading(act)
+    role._read_range = task
+    stream = role.read("a.pdf", range(1, last + 1), enrich=False, deadline=Deadline.after(seconds))
+    return task, [(found.first, found.last, found.readings) async for found in stream]
+
+
+def errors(found: list[tuple[int, int, Any]]) -> dict[int, str]:
+    return {first: readings[0].page.error for first, _, readings in found if isinstance(readings, tuple)}
+
+
+async def test_ranges_are_read_and_their_references_passed_on(role: Pdf) -> None:
+    task, found = await run(role, reads, 10)
+    assert task.ranges == [Range((1, 2, 3, 4)), Range((5, 6, 7, 8)), Range((9, 10))]
+    assert sorted(found) == [(1, 4, "ref of (1, 2, 3, 4)"), (5, 8, "ref of (5, 6, 7, 8)"), (9, 10, "ref of (9, 10)")]
+
+
+async def test_no_pages_need_no_task(role: Pdf) -> None:
+    task, found = await run(role, reads, 0)
+    assert (task.calls, found) == ([], [])
+
+
+async def test_scanned_pages_are_dealt_out_again(role: Pdf) -> None:
+    def act(part: Range) -> Report:
+        if part.whys:
+            return Report(part.pages)
+        scanned = tuple((page, "absent") for page in part.pages if page > 1)
+        return Report(tuple(page for page in part.pages if page == 1), scanned)  # type: ignore[arg-type]
+
+    task, found = await run(role, act, 4)
+    assert task.ranges[1:] == [Range((2, 3), ("absent", "absent")), Range((4,), ("absent",))]
+    assert sorted(found) == [(1, 1, "ref of (1, 2, 3, 4)"), (2, 3, "ref of (2, 3)"), (4, 4, "ref of (4,)")]
+
+
+@pytest.mark.parametrize("death", [WorkerCrashedError(), OutOfMemoryError("killed"), in_ray(ReadingFailed("no"))])
+async def test_one_bad_page_costs_only_itself(role: Pdf, death: Exception) -> None:
+    task, found = await run(role, lambda part: death if 3 in part.pages else reads(part), 6)
+    assert task.ranges == [Range((1, 2, 3, 4)), Range((5, 6))] + [Range((page,), retry=True) for page in (1, 2, 3, 4)]
+    assert sorted((first, last) for first, last, _ in found) == [(1, 1), (2, 2), (3, 3), (4, 4), (5, 6)]
+    message = "no" if isinstance(death, RayTaskError) else "The reader crashed on it or needed more than 7 s."
+    assert errors(found) == {3: message}
+
+
+async def test_a_worker_killed_from_outside_costs_nothing(role: Pdf) -> None:
+    deaths = iter([WorkerCrashedError()])
+    _, found = await run(role, lambda part: next(deaths, None) or reads(part), 1)
+    assert found == [(1, 1, "ref of (1,)")]
+
+
+async def test_an_unexpected_error_is_logged_and_costs_the_page(role: Pdf) -> None:
+    _, found = await run(role, lambda part: in_ray(ZeroDivisionError("secret")), 1)
+    assert errors(found) == {1: "An unexpected error; the log has the details."}
+
+
+async def test_an_error_of_the_document_ends_the_reading(role: Pdf) -> None:
+    with pytest.raises(EncryptedPdf, match="locked") as caught:
+        await run(role, lambda part: in_ray(EncryptedPdf("locked")), 1)
+    assert type(caught.value) is EncryptedPdf
+
+
+async def test_trouble_of_the_cluster_may_be_tried_again(role: Pdf) -> None:
+    with pytest.raises(Unavailable):
+        await run(role, lambda part: RaySystemError("gone"), 1)
+
+
+async def test_the_number_in_flight_is_bounded(role: Pdf) -> None:
+    started = asyncio.Event()
+    flying: list[asyncio.Future[Any]] = []
+
+    def act(part: Range) -> asyncio.Future[Any]:
+        flying.append(asyncio.get_running_loop().create_future())
+        if len(flying) == 4:
+            started.set()
+        return flying[-1]
+
+    reading = asyncio.create_task(run(role, act, 100))
+    await started.wait()
+    await asyncio.sleep(0)
+    assert len(flying) == 4  # twice the CPUs
+    flying[0].set_result(Report((1,)))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert len(flying) == 5
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+
+
+async def test_closing_the_iterator_kills_what_still_runs(role: Pdf, cancelled: list[Any]) -> None:
+    def act(part: Range) -> Any:
+        return reads(part) if 1 in part.pages else asyncio.get_running_loop().create_future()
+
+    task = FakeReading(act)
+    role._read_range = task
+    stream: Any = role.read("a.pdf", range(1, 13), enrich=False, deadline=Deadline.after(60))
+    assert (await anext(stream)).first == 1
+    assert (await role.health(deadline=Deadline.after(1))).detail == {"documents": 1}
+    await stream.aclose()
+    assert cancelled == task.refs[1:]
+    assert (await role.health(deadline=Deadline.after(1))).detail == {"documents": 0}
+
+
+async def test_the_deadline_kills_what_still_runs(role: Pdf, cancelled: list[Any]) -> None:
+    with pytest.raises(DeadlineExceeded):
+        await run(role, lambda part: asyncio.get_running_loop().create_future(), 4, seconds=0.01)
+    assert len(cancelled) == 1
+
+
+async def test_an_expired_deadline_starts_nothing(role: Pdf) -> None:
+    with pytest.raises(DeadlineExceeded):
+        await run(role, reads, 4, seconds=-1)
+
+
+async def test_inspect_and_render_return_what_their_tasks_do(role: Pdf) -> None:
+    role._inspect_file = FakeTask(lambda path, setup: DocumentInfo(3))
+    role._render_page = FakeTask(lambda *args: b"png")
+    assert await role.inspect("a.pdf", deadline=Deadline.after(60)) == DocumentInfo(3)
+    assert await role.render("a.pdf", 2, ((1, 2, 3, 4),), 72, deadline=Deadline.after(60)) == b"png"
+    assert role._render_page.calls[0][:4] == ("a.pdf", 2, ((1, 2, 3, 4),), 72)
+
+
+async def test_errors_of_light_tasks_have_our_types(role: Pdf) -> None:
+    role._inspect_file = FakeTask(lambda path, setup: in_ray(EmptyFile("empty")))
+    with pytest.raises(EmptyFile) as caught:
+        await role.inspect("a.pdf", deadline=Deadline.after(60))
+    assert type(caught.value) is EmptyFile
+    role._inspect_file = FakeTask(lambda path, setup: WorkerCrashedError())
+    with pytest.raises(ReadingFailed, match="opening the PDF crashed"):
+        await role.inspect("a.pdf", deadline=Deadline.after(60))
+
+
+async def test_light_tasks_are_bounded_and_killed_when_late(role: Pdf, cancelled: list[Any]) -> None:
+    role._inspect_file = FakeTask(lambda path, setup: asyncio.get_running_loop().create_future())
+    calls = [role.inspect("a.pdf", deadline=Deadline.after(0.02)) for _ in range(9)]
+    outcomes = await asyncio.gather(*calls, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [DeadlineExceeded] * 9
+    assert len(role._inspect_file.calls) == module.LIGHT_TASKS == len(cancelled)
+
+
+# --- what a task does -----------------------------------------------------------------------------------------------
+
+
+def setup(settings: Settings, *, model: str | None = None) -> Setup:
+    return Setup(settings.pdf, model, settings.logs, {"request_id": "r1"})
+
+
+@pytest.fixture
+def mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A file of three pages, the second without a text layer; logs of the task are not set up in this process."""
+    monkeypatch.setattr(module, "_configure_logs", lambda logs: None)
+    with pymupdf.open() as document:
+        document.new_page().insert_text((50, 50), "Titan is a moon of Saturn.")
+        document.new_page().draw_circle((100, 100), 50)
+        document.new_page().insert_text((50, 50), "Rhea is another.")
+        document.save(tmp_path / "a.pdf")
+    return str(tmp_path / "a.pdf")
+
+
+def test_a_text_range_leaves_scanned_pages(mixed: str, settings: Settings) -> None:
+    report, readings = read_range(mixed, Range((1, 2, 3)), setup(settings))
+    assert report == Report((1, 3), ((2, "absent"),))
+    assert [reading.page.text for reading in readings] == ["Titan is a moon of Saturn.", "Rhea is another."]
+    assert all(reading.chunks == () for reading in readings)
+
+
+def test_a_scanned_range_is_recognised(mixed: str, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, Any] = {}
+
+    def read(document: Any, wanted: Any, **options: Any) -> list[Page]:
+        seen.update(options, wanted=wanted)
+        return [Page(2, 1, 1, "seen", Words())]
+
+    monkeypatch.setattr(ocr, "read", read)
+    report, readings = read_range(mixed, Range((2,), ("absent",)), setup(settings))
+    assert (report, readings) == (Report((2,)), (PageReading(Page(2, 1, 1, "seen", Words())),))
+    assert seen["wanted"] == [(2, "absent")]
+    assert seen["languages"] == ("eng",)
+    assert seen["timeout_s"] < 7
+
+
+def test_enriching_adds_chunks_and_mentions(mixed: str, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [(Mention("Titan", "LOC", 0, 5),), ()]
+    monkeypatch.setattr(mentions, "find_mentions", lambda texts, model: found)
+    _, (first, last) = read_range(mixed, Range((1, 3)), setup(settings, model="rules"))
+    assert [chunk.text for chunk in first.chunks] == ["Titan is a moon of Saturn."]
+    assert [(mention.text, mention.page) for mention in first.mentions] == [("Titan", 1)]
+    assert last.mentions == ()
+
+
+def test_the_watchdog_guards_each_page(mixed: str, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    armed: list[float] = []
+    monkeypatch.setattr(signal, "setitimer", lambda which, seconds: armed.append(seconds))
+    read_range(mixed, Range((1, 2, 3)), setup(settings))
+    assert armed == [7, 0, 7, 0, 7, 0]

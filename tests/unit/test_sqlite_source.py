@@ -1,0 +1,477 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from actors.deadline import Deadline
+from actors.errors import DeadlineExceeded, GatherumError, InvalidInput, NotFound, Refused, Unavailable, UnknownSource
+from actors.messages import Lookup, Row, Source, SourceValue
+from actors.sql import guard
+from actors.sql import sqlite as reader
+from actors.sql.sources import Sources
+from config.settings import SourcesSettings
+
+PLANETS = Source("planets", "sqlite", "planets.db")
+
+SCHEMA = """
+CREATE TABLE moons (id INTEGER PRIMARY KEY, name TEXT NOT NULL, kind TEXT, radius_km REAL, note TEXT, picture BLOB);
+INSERT INTO moons (name, kind, radius_km, note, picture) VALUES
+    ('Titan', 'icy', 2574.7, 'It has seas of methane. it has a dense atmosphere.', NULL),
+    ('Io', 'rocky', 1821.6, 'Its volcanoes are driven by tides. they were seen by Voyager 1 first.', NULL),
+    ('Rhea', 'icy', 763.8, 'It is made mostly of ice. its surface is heavily cratered.', NULL),
+    ('Ariel', 'icy', 578.9, NULL, NULL), ('Dione', 'icy', 561.4, NULL, NULL), ('Puck', 'icy', 81.0, NULL, NULL);
+CREATE TABLE "odd ""table" (name TEXT, "a""b" TEXT);
+INSERT INTO "odd ""table" VALUES ('Vesta', 'x'), ('Vesta', 'y'), ('Ceres', 'z');
+CREATE TABLE visits (mission TEXT, moon TEXT, day TEXT, home TEXT, note TEXT, PRIMARY KEY (moon, mission))
+    WITHOUT ROWID;
+INSERT INTO visits VALUES
+    ('Cassini', 'Titan', '2004-10-26', 'https://example.org/a', '12 km'),
+    ('Cassini', 'Rhea', '2005-11-26', 'a@b.org', '3 km'),
+    ('Galileo', 'Io', '1995-12-07', 'www.example.org', '900');
+CREATE VIEW large AS SELECT * FROM moons WHERE radius_km > 1000;
+"""
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    root = tmp_path / "root"
+    root.mkdir()
+    make(root / PLANETS.path, SCHEMA)
+    return root
+
+
+def make(path: Path, script: str) -> None:
+    connection = sqlite3.connect(path)
+    connection.executescript(script)
+    connection.close()
+
+
+def sources(root: Path | None, *, store: Path | None = None, **changes: Any) -> Sources:
+    settings = SourcesSettings(sqlite_root=str(root or ""), timeout_s=2, max_rows=50, max_values=100)
+    return Sources(settings.model_copy(update=changes), store_path=store)
+
+
+async def ask(of: Sources, *lookups: Lookup, known: Sequence[Source] = (PLANETS,)) -> list[list[Row] | GatherumError]:
+    return await of.lookup_many({source.name: source for source in known}, list(lookups), Deadline.after(5))
+
+
+async def rows(of: Sources, table: str, column: str, value: str) -> list[Row]:
+    (found,) = await ask(of, Lookup("planets", table, column, value))
+    assert isinstance(found, list), found
+    return found
+
+
+# --- which files may be read ----------------------------------------------------------------------------------------
+
+
+async def test_a_sqlite_file_under_the_root_is_accepted(root: Path) -> None:
+    await sources(root).check(PLANETS)
+    await sources(root).check(Source("planets", "sqlite", str(root / PLANETS.path)))
+
+
+async def test_without_a_root_the_setting_is_named(root: Path) -> None:
+    with pytest.raises(Refused, match="GATHERUM_SOURCES__SQLITE_ROOT"):
+        await sources(None).check(PLANETS)
+
+
+@pytest.mark.parametrize("path", ["../outside.db", "/etc/passwd", "link.db", "folder/outside.db", "../missing.db"])
+async def test_nothing_outside_the_root_is_read_nor_told_to_exist(root: Path, path: str) -> None:
+    make(root.parent / "outside.db", SCHEMA)
+    (root / "link.db").symlink_to(root.parent / "outside.db")
+    (root / "folder").symlink_to(root.parent)
+    with pytest.raises(Refused, match="outside"):
+        await sources(root).check(Source("s", "sqlite", path))
+
+
+async def test_a_link_that_stays_inside_is_fine(root: Path) -> None:
+    (root / "link.db").symlink_to(root / PLANETS.path)
+    await sources(root).check(Source("s", "sqlite", "link.db"))
+
+
+async def test_a_file_replaced_by_a_link_after_its_check_is_not_read(root: Path) -> None:
+    of = sources(root)
+    await of.check(PLANETS)
+    make(root.parent / "outside.db", SCHEMA)
+    (root / PLANETS.path).unlink()
+    (root / PLANETS.path).symlink_to(root.parent / "outside.db")
+    (found,) = await ask(of, Lookup("planets", "moons", "name", "Titan"))
+    assert isinstance(found, Refused)
+
+
+@pytest.mark.parametrize("how", ["itself", "symlink", "hard link"])
+async def test_the_store_is_never_a_source(root: Path, how: str) -> None:
+    store = root / "gatherum.db"
+    make(store, SCHEMA)
+    path = store if how == "itself" else root / "innocent.db"
+    if how == "symlink":
+        path.symlink_to(store)
+    elif how == "hard link":
+        path.hardlink_to(store)
+    with pytest.raises(Refused, match="own store"):
+        await sources(root, store=store).check(Source("s", "sqlite", path.name))
+
+
+@pytest.mark.parametrize(
+    ("path", "error", "says"),
+    [
+        ("missing.db", NotFound, "does not exist"),
+        ("planets.db/x", NotFound, "does not exist"),
+        (".", InvalidInput, "not an SQLite database"),
+        ("empty.db", InvalidInput, "not an SQLite database"),
+        ("text.db", InvalidInput, "not an SQLite database"),
+        ("pipe.db", InvalidInput, "not an SQLite database"),
+        ("forged.db", InvalidInput, "not an SQLite database|damaged"),
+        ("a\0b", InvalidInput, "not valid"),
+        ("x" * 5000, InvalidInput, "not valid"),
+        ("loop.db", InvalidInput, "not valid"),
+    ],
+)
+async def test_what_is_no_database_is_told_apart(root: Path, path: str, error: type[GatherumError], says: str) -> None:
+    (root / "empty.db").touch()
+    (root / "text.db").write_text("SQLite it is not, but a text about it.")
+    (root / "forged.db").write_bytes(b"SQLite format 3\0" + b"\xff" * 4096)
+    (root / "loop.db").symlink_to(root / "loop.db")
+    os.mkfifo(root / "pipe.db")
+    with pytest.raises(error, match=says) as raised:
+        await sources(root).check(Source("s", "sqlite", path))
+    assert str(root) not in raised.value.detail
+
+
+# --- look-ups -------------------------------------------------------------------------------------------------------
+
+
+async def test_a_row_comes_with_its_key_and_the_statement_that_finds_it(root: Path) -> None:
+    (row,) = await rows(sources(root), "moons", "name", "Titan")
+    assert row.key == {"id": 1}
+    assert row.columns["radius_km"] == 2574.7
+    assert row.sql == """SELECT * FROM "moons" WHERE "name" = 'Titan'"""
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "value", "key"),
+    [
+        ("moons", "kind", "icy", {"id": 4}),
+        ('odd "table', "name", "Vesta", {"rowid": 2}),
+        ("visits", "mission", "Cassini", {"moon": "Titan", "mission": "Cassini"}),
+    ],
+)
+async def test_each_of_several_rows_has_a_statement_of_its_own(
+    root: Path, table: str, column: str, value: str, key: dict[str, Any]
+) -> None:
+    found = await rows(sources(root), table, column, value)
+    assert len(found) > 1
+    assert key in [row.key for row in found]
+    connection = sqlite3.connect(root / PLANETS.path)
+    connection.row_factory = sqlite3.Row
+    for row in found:
+        (again,) = connection.execute(row.sql).fetchall()
+        assert again[column] == value
+        assert again.keys() == list(row.columns)
+    connection.close()
+
+
+async def test_large_cells_are_cut_and_blobs_only_described(root: Path) -> None:
+    make(
+        root / "planets.db", "UPDATE moons SET note = printf('%.5000c', 'x'), picture = zeroblob(20000000) WHERE id = 1"
+    )
+    (row,) = await rows(sources(root), "moons", "name", "Titan")
+    assert row.columns["note"] == "x" * reader.MAX_CELL_CHARS
+    assert row.columns["picture"] == "(20000000 bytes)"
+
+
+async def test_at_most_max_rows(root: Path) -> None:
+    assert len(await rows(sources(root, max_rows=2), "moons", "kind", "icy")) == 2
+
+
+async def test_an_unknown_name_fails_alone_and_is_never_run(root: Path) -> None:
+    found = await ask(
+        sources(root),
+        Lookup("planets", "moons", "name", "Io"),
+        Lookup("planets", 'moons"; DROP TABLE moons; --', "name", "Io"),
+        Lookup("planets", "moons", 'name" OR 1=1 --', "Io"),
+        Lookup("planets", "large", "name", "Io"),
+        Lookup("planets", "sqlite_master", "name", "moons"),
+        Lookup("stars", "moons", "name", "Io"),
+        Lookup("planets", "moons", "name", "' OR 1=1 --"),
+        Lookup("planets", "moons", "name", "\ud800"),
+        Lookup("planets", "moons", "name", "Io"),
+    )
+    assert found[0] == found[8]
+    assert isinstance(found[0], list)
+    assert [type(part) for part in found[1:8]] == [NotFound] * 4 + [UnknownSource, list, InvalidInput]
+    assert found[6] == []
+
+
+async def test_text_that_is_no_utf8_is_still_shown(root: Path) -> None:
+    make(root / "planets.db", "UPDATE moons SET note = CAST(X'41FF42' AS TEXT) WHERE name = 'Io'")
+    (row,) = await rows(sources(root), "moons", "name", "Io")
+    assert row.columns["note"] == "A\N{REPLACEMENT CHARACTER}B"
+
+
+# --- limits ---------------------------------------------------------------------------------------------------------
+
+ENDLESS = """
+CREATE TABLE slow (name TEXT, n INTEGER);
+INSERT INTO slow WITH RECURSIVE count(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM count WHERE n < 200000)
+    SELECT 'x', n FROM count;
+"""
+
+
+async def test_a_look_up_ends_with_its_budget_and_those_behind_it_too(root: Path) -> None:
+    make(root / "planets.db", ENDLESS)
+    slow = [Lookup("planets", "slow", "name", f"y{n}") for n in range(200)]
+    found = await ask(sources(root, timeout_s=0.05), *slow, Lookup("planets", "moons", "name", "Io"))
+    assert [type(part) for part in found[-2:]] == [DeadlineExceeded, DeadlineExceeded]
+
+
+async def test_a_source_that_hangs_holds_up_no_other(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(root / "other.db", SCHEMA)
+    other = Source("other", "sqlite", "other.db")
+    release = threading.Event()
+    first_bytes = reader._first_bytes
+
+    def hang(path: Path) -> bytes:
+        if path.name == "other.db":
+            release.wait(5)
+        return first_bytes(path)
+
+    monkeypatch.setattr(reader, "_first_bytes", hang)
+    of = sources(root)
+    held = asyncio.create_task(ask(of, Lookup("other", "moons", "name", "Io"), known=[other]))
+    assert len(await rows(of, "moons", "name", "Io")) == 1
+    assert not held.done()
+    release.set()
+    ((row,),) = await held  # type: ignore[misc]
+    assert row.source == "other"
+
+
+async def test_connections_of_a_source_are_bounded(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    open_now, most = 0, 0
+    first_bytes = reader._first_bytes
+    lock = threading.Lock()
+    all_in = threading.Barrier(reader.CONNECTIONS_PER_SOURCE)
+
+    def counted(path: Path) -> bytes:
+        nonlocal open_now, most
+        with lock:
+            open_now += 1
+            most = max(most, open_now)
+        all_in.wait(5)
+        with lock:
+            open_now -= 1
+        return first_bytes(path)
+
+    monkeypatch.setattr(reader, "_first_bytes", counted)
+    of = sources(root)
+    lookup = Lookup("planets", "moons", "name", "Io")
+    found = await asyncio.gather(*(ask(of, lookup) for _ in range(2 * reader.CONNECTIONS_PER_SOURCE)))
+    assert all(len(part) == 1 for (part,) in found if isinstance(part, list))
+    assert most == reader.CONNECTIONS_PER_SOURCE
+
+
+async def test_a_cancelled_look_up_stops_its_statement(root: Path) -> None:
+    make(root / "planets.db", ENDLESS)
+    of = sources(root, timeout_s=60)
+    started = time.monotonic()
+    task = asyncio.create_task(ask(of, *(Lookup("planets", "slow", "name", f"y{n}") for n in range(10_000))))
+    while not reader_threads():
+        await asyncio.to_thread(lambda: None)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert time.monotonic() - started < 5
+    for thread in reader_threads():
+        await asyncio.to_thread(thread.join, 5)
+    assert not reader_threads()
+
+
+def reader_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if "_connection_worker_thread" in thread.name]
+
+
+async def test_a_file_locked_by_a_writer_is_unavailable_for_now(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reader, "BUSY_S", 0.01)
+    writer = sqlite3.connect(root / PLANETS.path, isolation_level=None, check_same_thread=False)
+    writer.execute("BEGIN EXCLUSIVE")
+    (found,) = await ask(sources(root), Lookup("planets", "moons", "name", "Io"))
+    writer.close()
+    assert isinstance(found, Unavailable)
+
+
+# --- what a guarded connection cannot do ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "INSERT INTO moons (name) VALUES ('x')",
+        "DELETE FROM moons",
+        "CREATE TABLE t (a)",
+        "CREATE TEMP TABLE t (a)",
+        "DROP TABLE moons",
+        "PRAGMA query_only = 0",
+        "PRAGMA writable_schema = 1",
+        "PRAGMA journal_mode = delete",
+        "PRAGMA table_list",
+        "VACUUM INTO 'copy.db'",
+        "ATTACH 'file:new.db?mode=rwc' AS new",
+        "BEGIN IMMEDIATE",
+        "SELECT load_extension('x')",
+        "SELECT replace(hex(zeroblob(30000000)), '0', '00')",
+        "SELECT randomblob(1000000000)",
+        "SELECT printf('%1000000000d', 1)",
+        "SELECT writefile('x', 'y')",
+        "SELECT fts3_tokenizer('simple')",
+    ],
+)
+def test_a_guarded_connection_refuses(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sql: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    connection = guarded(root / PLANETS.path)
+    with pytest.raises(sqlite3.DatabaseError):
+        connection.execute(sql).fetchall()
+    assert len(connection.execute("SELECT name FROM moons").fetchall()) == 6
+    connection.close()
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_guarded_connection_stops_an_endless_statement(root: Path) -> None:
+    connection = guarded(root / PLANETS.path, seconds=0.02)
+    with pytest.raises(sqlite3.OperationalError, match="interrupted"):
+        connection.execute(
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n"
+        ).fetchall()
+    connection.close()
+
+
+def guarded(path: Path, *, seconds: float = 5) -> sqlite3.Connection:
+    return reader.Guarded(f"{path.as_uri()}?mode=ro", uri=True, clock=reader._Clock(time.monotonic() + seconds))
+
+
+# --- names ----------------------------------------------------------------------------------------------------------
+
+
+async def test_values_are_the_names_and_nothing_else(root: Path) -> None:
+    found = await sources(root).values(PLANETS)
+    assert {(value.table, value.column) for value in found} == {
+        ("moons", "name"),
+        ('odd "table', "name"),
+        ("visits", "mission"),
+        ("visits", "moon"),
+    }
+    assert SourceValue("planets", "moons", "name", "Titan") in found
+    assert {value.value for value in found if value.table != "moons"} == {
+        "Vesta",
+        "Ceres",
+        "Cassini",
+        "Galileo",
+        "Titan",
+        "Rhea",
+        "Io",
+    }
+
+
+async def test_values_of_a_column_are_bounded_and_can_be_switched_off(root: Path) -> None:
+    few = await sources(root, max_values=2).values(PLANETS)
+    assert len([value for value in few if value.table == "moons"]) == 2
+    assert await sources(root, max_values=0).values(PLANETS) == []
+
+
+async def test_virtual_tables_are_left_alone(root: Path) -> None:
+    make(root / "planets.db", "CREATE VIRTUAL TABLE texts USING fts5(name); INSERT INTO texts VALUES ('Pandora')")
+    assert "Pandora" not in {value.value for value in await sources(root).values(PLANETS)}
+
+
+async def test_a_computed_column_can_be_read(root: Path) -> None:
+    make(root / "planets.db", "CREATE TABLE g (name TEXT, low TEXT AS (lower(name))); INSERT INTO g VALUES ('Pan')")
+    (row,) = await rows(sources(root), "g", "name", "Pan")
+    assert row.columns == {"name": "Pan", "low": "pan"}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "Titan",
+        "Io",
+        "Cassini\N{EN DASH}Huygens",
+        "Voyager 2",
+        "S/2004 S 3",
+        "Acme Corp.",
+        "AB-1234",
+        "Der Herr der Ringe",
+        "67P/Churyumov",
+    ],
+)
+def test_is_a_name(value: str) -> None:
+    assert guard.is_name(value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "", "x", "12", "3.14", "1e5", "-7 %", "2,574.7 km", "9.81 m/s", "1969-07-20", "1969-07-20T20:17:40Z",
+        "20.07.1969", "20 July 1969", "Jul 20, 1969", "July 1969", "https://example.org", "www.example.org",
+        "a@example.org", "true", "N/A",
+        "d41d8cd98f00b204e9800998ecf8427e", "123e4567-e89b-12d3-a456-426614174000", "a" * 81, "x" * 50, "two\nlines",
+        "It is large. it is cold", "This is a whole sentence about it.", "one two three four five six seven eight nine",
+    ],
+)  # fmt: skip
+def test_is_no_name(value: str) -> None:
+    assert not guard.is_name(value)
+
+
+@pytest.mark.parametrize(
+    ("sample", "expected"),
+    [
+        (["Titan", "Io", "Rhea"], True),
+        (["Titan", "Io", "12", "13", "14"], False),
+        (["icy", "rocky"] * 3, False),
+        (["Titan"], True),
+        ([], False),
+    ],
+)
+def test_a_column_of_names_is_told_from_categories(sample: list[str], expected: bool) -> None:
+    assert guard.is_name_column(sample) is expected
+
+
+# --- quoting --------------------------------------------------------------------------------------------------------
+
+TEXT = st.text(st.characters(codec="utf-8"))
+VALUES = st.none() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False) | st.binary() | TEXT
+
+
+@given(VALUES)
+def test_a_literal_is_read_back_as_the_value(value: Any) -> None:
+    connection = sqlite3.connect(":memory:")
+    try:
+        assert connection.execute(f"SELECT {guard.literal(value)}").fetchone() == (value,)
+    finally:
+        connection.close()
+
+
+@given(TEXT.filter(lambda name: "\0" not in name), TEXT)
+def test_any_name_and_value_can_stand_in_a_statement(name: str, value: str) -> None:
+    connection = sqlite3.connect(":memory:")
+    try:
+        table, column = guard.identifier(f"t{name}"), guard.identifier(f"c{name}")
+        connection.execute(f"CREATE TABLE {table} ({column} TEXT)")
+        connection.execute(f"INSERT INTO {table} VALUES (?)", (value,))  # noqa: S608 - the point of the test
+        sql = guard.statement(f"t{name}", {f"c{name}": value})
+        assert connection.execute(sql).fetchall() == [(value,)]
+    finally:
+        connection.close()
+
+
+def test_a_nul_cannot_be_quoted() -> None:
+    with pytest.raises(ValueError, match="NUL"):
+        guard.identifier("a\0b")
