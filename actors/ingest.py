@@ -202,7 +202,7 @@ class Ingest:
                             await self._database.commit_pages(
                                 lease.job_id, lease.fence, part.readings, deadline=deadline.within(CALL_S)
                             )
-                            missing.difference_update(range(part.first, part.last + 1))
+                            missing.difference_update(part.pages)
                             stalled = 0
                 change = await self._database.publish(lease.job_id, lease.fence, deadline=Deadline.after(CALL_S))
             except Unavailable as error:

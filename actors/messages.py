@@ -200,18 +200,16 @@ class DocumentInfo:
 
 @dataclass(frozen=True, slots=True)
 class PageRange:
-    """Pages that are finished, in ascending order; those between them that need OCR follow in a range of their own.
+    """Pages that are finished; those between them that need OCR follow in a range of their own.
 
     Attributes:
-        first: first page, from 1.
-        last: last page, inclusive.
+        pages: their numbers, from 1, ascending.
         readings: a reference to `tuple[PageReading, ...]` in the object store, or (without Ray, or for a page that is
             given up) the tuple itself. It is passed on as it is; a call that takes it as an argument of its own
             receives the tuple.
     """
 
-    first: int
-    last: int
+    pages: tuple[int, ...]
     readings: Any
 
 

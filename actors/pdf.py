@@ -298,12 +298,12 @@ class Pdf:
                         again = after_failure(part)
                         waiting.extend(again)
                         for number in () if again else part.pages:
-                            yield PageRange(number, number, (_unreadable(number, outcome.reason),))
+                            yield PageRange((number,), (_unreadable(number, outcome.reason),))
                         continue
                     report, readings = outcome
                     waiting.extend(split_scanned(report.scanned, self._settings.scanned_range_pages))
                     if report.done:
-                        yield PageRange(report.done[0], report.done[-1], readings)
+                        yield PageRange(report.done, readings)
         finally:
             self._documents -= 1
             for task in running:
@@ -337,7 +337,7 @@ class Pdf:
                 return await _outcome(task.remote(path, *args, self._setup(None)))
 
         try:
-            return await deadline.run(run(), what.capitalize())
+            return await deadline.run(run(), f"{what[0].upper()}{what[1:]}")
         except PROCESS_DIED:
             raise ReadingFailed(f"The PDF is damaged: {what} crashed or took too long.") from None
 

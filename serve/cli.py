@@ -145,38 +145,51 @@ def serve_until_stopped(
         GatherumError: it did not come up; the port is taken, for instance.
         LaunchError: it went away while this waited.
     """
-    from serve import launch, system
+    from serve import launch
 
-    with launch.stopping_on_signals() as take_signals:
-        up_by_us = False
+    with launch.Signals() as signals:
+        ours = False
         try:
             _note("Starting Gatherum. The first time takes longest.")
-            running = system.up(settings, address=address)  # what fails in there is cleared away in there
-            up_by_us = True
-            take_signals()
-            _print({"url": running.url, "address": running.address}, as_json, f"Gatherum serves at {running.url}")
+            with signals.held():
+                url, ray_address = launch.apart(bring_up, settings, address=address)
+                ours = True
+            _print({"url": url, "address": ray_address}, as_json, f"Gatherum serves at {url}")
             if then is not None:
-                then(running.url)
+                then(url)
             if detach:
-                up_by_us = False
+                ours = False
             else:
                 _note("Ctrl-C stops it.")
-                launch.wait_while_serving(running.url)
-                raise launch.LaunchError(f"Nothing serves at {running.url} any more.")
+                launch.wait_while_serving(url)
+                raise launch.LaunchError(f"Nothing serves at {url} any more.")
         except launch.Stopped:
             _note("Stopping.")
         finally:
-            if up_by_us:
-                system.down(settings)
+            if ours:
+                launch.apart(take_down, settings)
+
+
+def bring_up(settings: Settings, *, address: str | None) -> tuple[str, str]:
+    """Start the system; returns where it serves, and Ray's address."""
+    from serve import system
+
+    running = system.up(settings, address=address)
+    return running.url, running.address
+
+
+def take_down(settings: Settings) -> bool:
+    """Stop the system; returns whether it was running."""
+    from serve import system
+
+    return system.down(settings)
 
 
 @app.command()
 def down(data_dir: DataDir = None, as_json: Json = False) -> None:
     """Stop Gatherum. What it has accepted is kept, and finished after the next start."""
     settings = _settings({"data_dir": data_dir})
-    from serve import system
-
-    stopped = system.down(settings)
+    stopped = take_down(settings)
     _print({"stopped": stopped}, as_json, "Gatherum is stopped." if stopped else "Gatherum was not running.")
 
 

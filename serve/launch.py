@@ -1,17 +1,29 @@
-"""Where a system of this machine serves, and holding it in a terminal until Ctrl-C without leaving processes behind."""
+"""Where a system of this machine serves, and holding it in a terminal until Ctrl-C without leaving processes behind.
+
+Ray takes signals for itself as it connects: a SIGTERM at the wrong moment aborts the whole process, and an exception
+out of a signal handler comes to light inside Ray's C code. So the process that a person holds never connects to Ray:
+it starts and stops the system in processes apart, which signals do not reach.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import multiprocessing
+import os
 import signal
 import socket
 import threading
+import traceback
 from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
 from types import FrameType
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from config.settings import Settings
+
+T = TypeVar("T")
 
 CHECK_S = 2.0
 """How often a foreground `up` looks whether it still serves, s."""
@@ -45,31 +57,85 @@ def base_url(settings: Settings) -> str:
     return f"http://[{host}]:{settings.api.port}" if ":" in host else f"http://{host}:{settings.api.port}"
 
 
-@contextlib.contextmanager
-def stopping_on_signals() -> Iterator[Callable[[], None]]:
-    """Inside, the first SIGINT, SIGTERM or SIGHUP raises `Stopped`.
+class Signals:
+    """SIGINT, SIGTERM and SIGHUP while this context lasts: the first raises `Stopped`, later ones are ignored.
 
-    Later ones are ignored, so that an impatient second Ctrl-C cannot leave half a system behind. The value is a
-    function that takes the signals again, for after a library (Ray, as it connects) has taken one for itself.
+    So an impatient second Ctrl-C cannot leave half a system behind.
     """
-    caught = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        for each in caught:
-            signal.signal(each, signal.SIG_IGN)
-        raise Stopped(signal.Signals(number).name)
+    CAUGHT = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-    def take() -> None:
-        for number in caught:
-            signal.signal(number, stop)
+    def __init__(self) -> None:
+        self._before: dict[signal.Signals, Any] = {}
+        self._held = False
+        self._pending: str | None = None
 
-    before = {number: signal.getsignal(number) for number in caught}
-    take()
-    try:
-        yield take
-    finally:
-        for number, handler in before.items():
+    def __enter__(self) -> Signals:
+        self._before = {number: signal.signal(number, self._stop) for number in self.CAUGHT}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Inside, a signal waits; `Stopped` is raised at the end of the block, unless that ends with an error."""
+        self._held = True
+        try:
+            yield
+        finally:
+            self._held = False
+        if self._pending:
+            raise Stopped(self._pending)
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        for each in self.CAUGHT:
+            signal.signal(each, signal.SIG_IGN)
+        self._pending = signal.Signals(number).name
+        if not self._held:
+            raise Stopped(self._pending)
+
+
+def apart(call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    """Make a call in a process and session of its own, and wait for its value.
+
+    Args:
+        call: a function of a module, since it is found by name.
+        *args: picklable.
+        **kwargs: picklable.
+
+    Raises:
+        Exception: what the call raised.
+        LaunchError: the process died.
+    """
+    spawn = multiprocessing.get_context("spawn")  # a fork would inherit threads' locks
+    receiving, sending = spawn.Pipe(duplex=False)
+    process = spawn.Process(target=_answer, args=(sending, call, args, kwargs))
+    process.start()
+    sending.close()
+    try:
+        value, error = receiving.recv()
+    except EOFError:
+        process.join()
+        raise LaunchError(
+            f"The process that starts and stops the system died (exit code {process.exitcode})."
+        ) from None
+    process.join()
+    if error is not None:
+        raise error
+    return value  # type: ignore[no-any-return]
+
+
+def _answer(sending: Connection, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    os.setsid()
+    try:
+        answer = (call(*args, **kwargs), None)
+    except Exception as error:  # noqa: BLE001 - it is raised on the other side
+        # The traceback does not cross the border; for an unexpected error it is worth more than the error.
+        error.add_note(traceback.format_exc())
+        answer = (None, error)
+    sending.send(answer)
 
 
 def wait_while_serving(url: str) -> None:

@@ -42,6 +42,7 @@ class FakePdf:
     Attributes:
         errors: raised in turn, one a call of `read`, before any page is given; None lets a call through.
         breaks_before: page before which the call breaks off, with the error to break off with; each happens once.
+        scanned: pages that come after the others, which then come in one range.
         gate: if set, waited for before every page.
         calls: pages asked for, by call.
         reached: set when a page waits at the gate.
@@ -51,6 +52,7 @@ class FakePdf:
     errors: list[Exception | None] = field(default_factory=list)
     breaks_before: dict[int, Exception] = field(default_factory=dict)
     unreadable: frozenset[int] = frozenset()
+    scanned: frozenset[int] = frozenset()
     gate: asyncio.Event | None = None
     calls: list[tuple[int, ...]] = field(default_factory=list)
     reached: asyncio.Event = field(default_factory=asyncio.Event)
@@ -64,6 +66,11 @@ class FakePdf:
         try:
             if self.errors and (error := self.errors.pop(0)) is not None:
                 raise error
+            if self.scanned:
+                ready = tuple(number for number in pages if number not in self.scanned)
+                pages = [number for number in pages if number in self.scanned]
+                if ready:
+                    yield PageRange(ready, tuple(map(page_reading, ready)))
             for number in pages:
                 if number in self.breaks_before:
                     raise self.breaks_before.pop(number)
@@ -71,7 +78,7 @@ class FakePdf:
                     self.reached.set()
                     await self.gate.wait()
                 reading = unreadable(number) if number in self.unreadable else page_reading(number)
-                yield PageRange(number, number, (reading,))
+                yield PageRange((number,), (reading,))
         finally:
             self.closed += 1
 

@@ -70,7 +70,7 @@ async def collect(stream: AsyncIterator[PageRange]) -> dict[int, PageReading]:
     async for found in stream:
         part = await found.readings if isinstance(found.readings, ray.ObjectRef) else found.readings
         for reading in part:
-            assert found.first <= reading.page.number <= found.last
+            assert reading.page.number in found.pages
             assert reading.page.number not in readings
             readings[reading.page.number] = reading
     return readings
@@ -193,7 +193,7 @@ async def test_closing_the_iterator_ends_tesseract_too(library: str, tmp_path: P
     folder = tmp_path / "pids"
     folder.mkdir()
     stream: Any = faulty(role(), noting(folder)).read(noise, [1, 4], enrich=False, deadline=deadline())
-    assert (await anext(stream)).first == 1
+    assert (await anext(stream)).pages[0] == 1
     following = asyncio.ensure_future(anext(stream))
     await asyncio.to_thread(wait_until, lambda: children(noted(folder)) != [])
     started = children(noted(folder))

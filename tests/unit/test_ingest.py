@@ -246,6 +246,15 @@ async def test_a_role_that_went_away_is_waited_for_and_only_what_is_missing_is_r
     assert len(bench.clock.pauses) == 2
 
 
+async def test_a_scanned_page_between_others_is_not_taken_for_read(bench: Bench) -> None:
+    bench.pdf.scanned = frozenset({2})
+    bench.pdf.breaks_before = {2: Unavailable("The pdf role went away during a call.")}
+    async with running(bench):
+        job = await bench.until(await bench.send(), "done")
+    assert (job.pages_done, job.attempt) == (3, 1)
+    assert bench.pdf.calls == [(1, 2, 3), (2,)]
+
+
 async def test_a_role_that_stays_away_costs_the_attempt(bench: Bench) -> None:
     bench.pdf.errors = [Unavailable("gone")] * STALLED_TRIES
     async with running(bench):

@@ -96,21 +96,24 @@ def reads(part: Range) -> Report:
     return Report(part.pages)
 
 
-async def run(role: Pdf, act: Act, last: int, *, seconds: float = 60) -> tuple[FakeReading, list[tuple[int, int, Any]]]:
+Found = tuple[tuple[int, ...], Any]
+
+
+async def run(role: Pdf, act: Act, last: int, *, seconds: float = 60) -> tuple[FakeReading, list[Found]]:
     task = FakeReading(act)
     role._read_range = task
     stream = role.read("a.pdf", range(1, last + 1), enrich=False, deadline=Deadline.after(seconds))
-    return task, [(found.first, found.last, found.readings) async for found in stream]
+    return task, [(found.pages, found.readings) async for found in stream]
 
 
-def errors(found: list[tuple[int, int, Any]]) -> dict[int, str]:
-    return {first: readings[0].page.error for first, _, readings in found if isinstance(readings, tuple)}
+def errors(found: list[Found]) -> dict[int, str]:
+    return {numbers[0]: readings[0].page.error for numbers, readings in found if isinstance(readings, tuple)}
 
 
 async def test_ranges_are_read_and_their_references_passed_on(role: Pdf) -> None:
     task, found = await run(role, reads, 10)
     assert task.ranges == [Range((1, 2, 3, 4)), Range((5, 6, 7, 8)), Range((9, 10))]
-    assert sorted(found) == [(1, 4, "ref of (1, 2, 3, 4)"), (5, 8, "ref of (5, 6, 7, 8)"), (9, 10, "ref of (9, 10)")]
+    assert sorted(found) == [(part, f"ref of {part}") for part in ((1, 2, 3, 4), (5, 6, 7, 8), (9, 10))]
 
 
 async def test_no_pages_need_no_task(role: Pdf) -> None:
@@ -127,14 +130,14 @@ async def test_scanned_pages_are_dealt_out_again(role: Pdf) -> None:
 
     task, found = await run(role, act, 4)
     assert task.ranges[1:] == [Range((2, 3), ("absent", "absent")), Range((4,), ("absent",))]
-    assert sorted(found) == [(1, 1, "ref of (1, 2, 3, 4)"), (2, 3, "ref of (2, 3)"), (4, 4, "ref of (4,)")]
+    assert sorted(found) == [((1,), "ref of (1, 2, 3, 4)"), ((2, 3), "ref of (2, 3)"), ((4,), "ref of (4,)")]
 
 
 @pytest.mark.parametrize("death", [WorkerCrashedError(), OutOfMemoryError("killed"), in_ray(ReadingFailed("no"))])
 async def test_one_bad_page_costs_only_itself(role: Pdf, death: Exception) -> None:
     task, found = await run(role, lambda part: death if 3 in part.pages else reads(part), 6)
     assert task.ranges == [Range((1, 2, 3, 4)), Range((5, 6))] + [Range((page,), retry=True) for page in (1, 2, 3, 4)]
-    assert sorted((first, last) for first, last, _ in found) == [(1, 1), (2, 2), (3, 3), (4, 4), (5, 6)]
+    assert sorted(numbers for numbers, _ in found) == [(1,), (2,), (3,), (4,), (5, 6)]
     message = "no" if isinstance(death, RayTaskError) else "The reader crashed on it or needed more than 7 s."
     assert errors(found) == {3: message}
 
@@ -142,7 +145,7 @@ async def test_one_bad_page_costs_only_itself(role: Pdf, death: Exception) -> No
 async def test_a_worker_killed_from_outside_costs_nothing(role: Pdf) -> None:
     deaths = iter([WorkerCrashedError()])
     _, found = await run(role, lambda part: next(deaths, None) or reads(part), 1)
-    assert found == [(1, 1, "ref of (1,)")]
+    assert found == [((1,), "ref of (1,)")]
 
 
 async def test_an_unexpected_error_is_logged_and_costs_the_page(role: Pdf) -> None:
@@ -191,7 +194,7 @@ async def test_closing_the_iterator_kills_what_still_runs(role: Pdf, cancelled: 
     task = FakeReading(act)
     role._read_range = task
     stream: Any = role.read("a.pdf", range(1, 13), enrich=False, deadline=Deadline.after(60))
-    assert (await anext(stream)).first == 1
+    assert (await anext(stream)).pages[0] == 1
     assert (await role.health(deadline=Deadline.after(1))).detail == {"documents": 1}
     await stream.aclose()
     assert cancelled == task.refs[1:]
