@@ -7,6 +7,8 @@ nor the event loop feels its size, and every failure is one of two errors, told 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import random
 import secrets
 import time
@@ -14,9 +16,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
-import anyio
 import httpx
 
 CHUNK = 256 * 1024
@@ -151,14 +152,15 @@ class AsyncClient:
         """
 
         async def send() -> dict[str, Any]:
-            form = Multipart("file", path.name, (await anyio.Path(path).stat()).st_size)
-            return await self._call(
-                "POST",
-                "/v1/documents",
-                params={"collection": collection},
-                content=form.stream(path),
-                headers={"content-type": form.content_type, "content-length": str(form.length)},
-            )
+            async with _opened(path) as (file, size):
+                form = Multipart("file", path.name, size)
+                return await self._call(
+                    "POST",
+                    "/v1/documents",
+                    params={"collection": collection},
+                    content=form.stream(file),
+                    headers={"content-type": form.content_type, "content-length": str(form.length)},
+                )
 
         answer = await self._patiently(send)
         return Receipt(answer["document_id"], answer["job_id"], answer["duplicate"])
@@ -277,13 +279,35 @@ class Multipart:
         self._tail = f"\r\n--{boundary}--\r\n".encode()
         self.length = len(self._head) + size + len(self._tail)
 
-    async def stream(self, path: Path) -> AsyncIterator[bytes]:
+    async def stream(self, file: BinaryIO) -> AsyncIterator[bytes]:
         """The form, piece by piece."""
         yield self._head
-        async with await anyio.open_file(path, "rb") as file:
-            while piece := await file.read(CHUNK):
-                yield piece
+        while piece := await asyncio.to_thread(file.read, CHUNK):
+            yield piece
         yield self._tail
+
+
+@contextlib.asynccontextmanager
+async def _opened(path: Path) -> AsyncIterator[tuple[BinaryIO, int]]:
+    """A file and its size; closed also if the caller is cancelled while a thread is still opening it."""
+
+    def open_it() -> tuple[BinaryIO, int]:
+        file = path.open("rb")
+        return file, os.fstat(file.fileno()).st_size
+
+    opening = asyncio.create_task(asyncio.to_thread(open_it))
+    try:
+        file, size = await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        opening.add_done_callback(_close)
+        raise
+    with file:
+        yield file, size
+
+
+def _close(opening: asyncio.Task[tuple[BinaryIO, int]]) -> None:
+    if not opening.cancelled() and not opening.exception():
+        opening.result()[0].close()
 
 
 def _quoted(filename: str) -> str:

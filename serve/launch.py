@@ -129,6 +129,7 @@ def apart(call: Callable[..., T], *args: Any, **kwargs: Any) -> T:
 
 def _answer(sending: Connection, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     os.setsid()
+    answer: tuple[Any, Exception | None]
     try:
         answer = (call(*args, **kwargs), None)
     except Exception as error:  # noqa: BLE001 - it is raised on the other side

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import httpx
 import pytest
@@ -72,7 +74,8 @@ async def test_an_upload_arrives_whole_with_its_name(server: FakeServer, big: Pa
 
 async def test_a_file_is_streamed_in_pieces(big: Path) -> None:
     form = Multipart("file", big.name, 5 + 256 * 3000)
-    pieces = [piece async for piece in form.stream(big)]
+    with big.open("rb") as file:
+        pieces = [piece async for piece in form.stream(file)]
     assert len(pieces) == 2 + 3
     assert sum(map(len, pieces)) == form.length
 
@@ -166,3 +169,28 @@ async def test_only_what_was_given_is_sent(server: FakeServer) -> None:
         {"question": "Who?"},
         {"question": "Who?", "collections": ["a"], "sources": [], "timeout_ms": 5},
     ]
+
+
+async def test_cancelling_an_upload_leaves_no_file_open(server: FakeServer, big: Path) -> None:
+    opened: list[BinaryIO] = []
+    ready, go_on = threading.Event(), threading.Event()
+
+    class Slow(type(big)):  # type: ignore[misc]
+        """A path that takes its time to open."""
+
+        def open(self, *how: Any, **more: Any) -> BinaryIO:
+            ready.set()
+            go_on.wait()
+            opened.append(super().open(*how, **more))
+            return opened[0]
+
+    async with client_of(server) as client:
+        task = asyncio.create_task(client.upload(Slow(big), collection="c"))
+        await asyncio.to_thread(ready.wait)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    go_on.set()
+    async with asyncio.timeout(10):
+        while not (opened and opened[0].closed):  # noqa: ASYNC110 - a file has no event for its end
+            await asyncio.sleep(0)
