@@ -8,25 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
-import secrets
 import shutil
-import signal
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 import ray
 from ray import _raylet
 from ray.actor import ActorHandle
-from ray.exceptions import RayActorError
+from ray.exceptions import GetTimeoutError, RayActorError
 
 from actors.database import Database
 from actors.deadline import Deadline
@@ -34,6 +26,7 @@ from actors.entities import Entities
 from actors.errors import Conflict, GatherumError, Unavailable
 from actors.ingest import Ingest
 from actors.messages import Health
+from actors.node import TOKEN, Node, Running, ensure_token, start_node, stop_node
 from actors.orchestrator import Orchestrator
 from actors.pdf import Pdf
 from actors.pool import NAMESPACE, on_each, pool_of, replica_name
@@ -41,16 +34,8 @@ from actors.retrieval import Retriever
 from config import logs
 from config.settings import LogSettings, Settings
 
-HOST = "127.0.0.2"
-"""Where our own node lives: a loopback address, but not the one that Ray replaces by the machine's outward address."""
-
-TOKEN = Path.home() / ".ray" / "auth_token"
-"""Ray's token for its control plane, at Ray's own place for it."""
-
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 30.0
-MARK = "GATHERUM_NODE_ID"
-"""Environment variable inherited by every process of a local node, so that none is left behind when it is stopped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,29 +90,15 @@ class Roles:
         return iter((self.database, self.retrieval, self.entities, self.pdf, self.ingest, self.orchestrator))
 
 
-@dataclass(frozen=True, slots=True)
-class Node:
-    """A local Ray node started by us.
-
-    Attributes:
-        address: `host:port` of Ray's control store.
-        pid: of the process that holds the node together.
-        mark: value of `MARK` in the environment of all its processes.
-    """
-
-    address: str
-    pid: int
-    mark: str
-
-
 # --- actors ---------------------------------------------------------------------------------------------------------
 
 
-def start_roles(settings: Settings) -> Roles:
-    """Create the actors that are not running yet, in the connected Ray cluster, and wait until each has started.
+def create_roles(settings: Settings) -> list[tuple[str, ActorHandle[Any]]]:
+    """Create the actors that are not running yet, in the connected Ray cluster.
 
-    Raises:
-        GatherumError: a role could not start; the detail says which and why.
+    Returns:
+        Name of the role and handle of every actor, in the order in which they build on one another. They start while
+        the caller goes on; see `wait_for_roles`.
     """
     roles = Roles.of(settings)
     database: tuple[Any, ...] = (settings.database, settings.sources)
@@ -169,12 +140,23 @@ def start_roles(settings: Settings) -> Roles:
                 .remote(settings.logs, *args, **kwargs)
             )
             started.append((role.ROLE, handle))
-    for name, handle in started:
+    return started
+
+
+def wait_for_roles(started: list[tuple[str, ActorHandle[Any]]]) -> None:
+    """Wait until every actor has started.
+
+    Raises:
+        Unavailable: one could not start; the detail says which and why.
+    """
+    deadline = Deadline.after(START_TIMEOUT_S)
+    for name, actor in started:
         try:
-            ray.get(handle.health.remote(deadline=Deadline.after(START_TIMEOUT_S)), timeout=START_TIMEOUT_S)
+            ray.get(actor.health.remote(deadline=deadline), timeout=deadline.remaining())
         except RayActorError as error:
             raise Unavailable(f"The {name} role could not start: {_reason(error)}") from None
-    return roles
+        except GetTimeoutError:
+            raise Unavailable(f"The {name} role did not start within {START_TIMEOUT_S:g} s.") from None
 
 
 def stop_roles(settings: Settings) -> None:
@@ -225,123 +207,7 @@ def _reason(error: RayActorError) -> str:
     return lines[-1] if lines else type(error).__name__
 
 
-# --- the local node -------------------------------------------------------------------------------------------------
-
-
-def free_port() -> int:
-    """A port that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return int(probe.getsockname()[1])
-
-
-def start_node(settings: Settings, environment: dict[str, str]) -> Node:
-    """Start a Ray node bound to the loopback address, as processes that outlive this one.
-
-    Args:
-        settings: the `ray` section and the data directory are used.
-        environment: variables that every process of the node must see, such as Serve's flags.
-
-    Raises:
-        Unavailable: Ray did not come up.
-    """
-    mark = secrets.token_hex(8)
-    address = f"{HOST}:{free_port()}"
-    log = settings.data_dir / "ray.log"
-    command = [
-        _ray_program(), "start", "--head", "--block", "--disable-usage-stats",
-        f"--node-ip-address={HOST}", f"--port={address.rpartition(':')[2]}",
-        f"--ray-client-server-port={free_port()}", f"--dashboard-agent-listen-port={free_port()}",
-        f"--dashboard-port={free_port()}", f"--include-dashboard={str(settings.ray.dashboard).lower()}",
-        "--include-log-monitor=false", f"--object-store-memory={settings.ray.object_store_mb * 1_000_000}",
-    ]  # fmt: skip
-    if settings.ray.num_cpus:
-        command.append(f"--num-cpus={settings.ray.num_cpus}")
-    with log.open("ab") as output:
-        process = subprocess.Popen(  # noqa: S603 - our own arguments
-            command,
-            env={**os.environ, "RAY_AUTH_MODE": "token", **environment, MARK: mark},
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    node = Node(address, process.pid, mark)
-    give_up = time.monotonic() + START_TIMEOUT_S
-    while not _listens(address):
-        if process.poll() is not None or time.monotonic() > give_up:
-            stop_node(node)
-            raise Unavailable(f"Ray did not start. Its output is in {log.name} in the data directory.")
-        time.sleep(0.1)
-    return node
-
-
-def stop_node(node: Node) -> None:
-    """Stop every process of a local node: politely first, then those that are left."""
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(node.pid, signal.SIGTERM)
-    give_up = time.monotonic() + STOP_TIMEOUT_S / 3
-    while (left := list(node_processes(node))) and time.monotonic() < give_up:
-        psutil.wait_procs(left, timeout=0.2)
-    for process in node_processes(node):
-        with contextlib.suppress(psutil.Error):
-            process.kill()
-
-
-def node_processes(node: Node) -> Iterator[psutil.Process]:
-    """The live processes that inherited the node's mark."""
-    for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            if process.status() != psutil.STATUS_ZOMBIE and process.environ().get(MARK) == node.mark:
-                yield process
-
-
-def _listens(address: str) -> bool:
-    host, _, port = address.rpartition(":")
-    with socket.socket() as probe:
-        probe.settimeout(0.5)
-        return probe.connect_ex((host, int(port))) == 0
-
-
 # --- connecting -----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Running:
-    """Where a running system is, as recorded in its data directory.
-
-    Attributes:
-        url: of the HTTP entry point; empty where there is none.
-        address: of Ray's control store.
-        node: the local node, or None where the system runs on a cluster of somebody else's.
-        scratch: folder for sockets and the like, removed when the system stops; empty for none.
-    """
-
-    url: str
-    address: str
-    node: Node | None
-    scratch: str = ""
-
-    def save(self, data_dir: Path) -> None:
-        """Record it."""
-        (data_dir / "running.json").write_text(json.dumps(asdict(self)), encoding="utf-8")
-
-    @classmethod
-    def load(cls, data_dir: Path) -> Running | None:
-        """The recorded system, or None where nothing was recorded or its node is gone."""
-        try:
-            record = json.loads((data_dir / "running.json").read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return None
-        node = Node(**record["node"]) if record["node"] else None
-        if node and not _listens(node.address):
-            return None
-        return cls(record["url"], record["address"], node, record["scratch"])
-
-    @staticmethod
-    def forget(data_dir: Path) -> None:
-        """Remove the record."""
-        (data_dir / "running.json").unlink(missing_ok=True)
 
 
 def join(address: str) -> None:
@@ -380,7 +246,13 @@ def handle(role: str, index: int = 0) -> ActorHandle[Any]:
 
 
 def start(
-    settings: Settings, *, address: str | None, url: str, scratch: Path | None, environment: dict[str, str]
+    settings: Settings,
+    *,
+    address: str | None,
+    url: str,
+    scratch: Path | None,
+    environment: dict[str, str],
+    meanwhile: Callable[[], None] = lambda: None,
 ) -> Running:
     """Start the roles, on a Ray node of our own or on a running cluster, and record them in the data directory.
 
@@ -390,24 +262,32 @@ def start(
         url: where the HTTP entry point will be; empty for none.
         scratch: a folder that is removed when the system stops.
         environment: variables that every process of a node of our own must see.
+        meanwhile: called, connected, while the roles start.
 
     Raises:
         Conflict: the data directory has a running system.
         Unavailable: something did not start; the detail names it.
     """
     settings.data_dir.mkdir(parents=True, exist_ok=True)
-    if running := Running.load(settings.data_dir):
-        raise Conflict(f"Gatherum is running in this data directory already, at {running.url or running.address}.")
+    if before := Running.load(settings.data_dir):
+        if before.alive:
+            raise Conflict(f"Gatherum is running in this data directory already, at {before.url or before.address}.")
+        # It was killed; what is left of its processes would hold ports and the store.
+        stop(settings, before)
     node = None
     if address is None:
-        _ensure_token()
-        node = start_node(settings, environment)
+        node = Node.planned()
         address = node.address
     running = Running(url, address, node, str(scratch or ""))
     running.save(settings.data_dir)
     try:
+        if node:
+            ensure_token()
+            start_node(node, settings, environment)
         join(address)
-        start_roles(settings)
+        started = create_roles(settings)
+        meanwhile()
+        wait_for_roles(started)
     except BaseException:
         stop(settings, running)
         raise
@@ -416,22 +296,13 @@ def start(
 
 def stop(settings: Settings, running: Running) -> None:
     """Stop the roles and our node, whatever state they are in: what was accepted is safe in the store."""
-    with contextlib.suppress(GatherumError):
-        join(running.address)
-        stop_roles(settings)
-    leave()
+    if running.alive:
+        with contextlib.suppress(GatherumError):
+            join(running.address)
+            stop_roles(settings)
+        leave()
     if running.node:
         stop_node(running.node)
     if running.scratch:
         shutil.rmtree(running.scratch, ignore_errors=True)
     Running.forget(settings.data_dir)
-
-
-def _ensure_token() -> None:
-    """Make the token that Ray's control plane asks for: it runs code for whoever reaches it."""
-    if not TOKEN.exists():
-        subprocess.run([_ray_program(), "get-auth-token", "--generate"], check=True, capture_output=True)  # noqa: S603
-
-
-def _ray_program() -> str:
-    return str(Path(sys.executable).with_name("ray"))

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from actors import cluster
-from actors.cluster import Roles, Running
+from actors.cluster import Roles
 from actors.deadline import Deadline
 from actors.errors import GatherumError, Unavailable
 from actors.messages import Answer, LinkedEntity, Mode, Passage, Query, Question, Row
+from actors.node import Running
 from config.settings import load
 
 if TYPE_CHECKING:
@@ -166,7 +167,7 @@ def connect(address: str | None = None, *, data_dir: str | Path | None = None) -
     if address is None:
         settings = load({"data_dir": str(data_dir) if data_dir else None})
         running = Running.load(settings.data_dir)
-        if running is None:
+        if running is None or not running.alive:
             raise Unavailable("Gatherum is not running. Start it with `gatherum up`, or give an address.")
         address = running.address
     cluster.join(address)

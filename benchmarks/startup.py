@@ -21,7 +21,7 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from actors.cluster import Running, node_processes
+from actors.node import Running, node_processes
 from benchmarks.system import running
 
 console = Console()

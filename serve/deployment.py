@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any
 
 from fastapi import FastAPI
@@ -106,12 +107,14 @@ def build(settings: Settings) -> Application:
 def app(args: dict[str, str]) -> Application:
     """The builder that `serve run serve.deployment:app` calls; arguments are dotted settings, e.g. `api.replicas=2`."""
     settings = load(args)
-    cluster.start_roles(settings)
+    cluster.wait_for_roles(cluster.create_roles(settings))
     return build(settings)
 
 
 def deploy(settings: Settings) -> None:
     """Put the HTTP entry point up in the connected cluster; returns when its replicas run."""
+    # Serve tells the terminal what it is doing; `up` does so itself.
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     ray_serve.start(http_options={"host": settings.api.host, "port": settings.api.port}, proxy_location="EveryNode")
     ray_serve.run(build(settings), name=APPLICATION, route_prefix="/")
 

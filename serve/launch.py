@@ -8,7 +8,6 @@ it starts and stops the system in processes apart, which signals do not reach.
 from __future__ import annotations
 
 import contextlib
-import json
 import multiprocessing
 import os
 import signal
@@ -21,6 +20,7 @@ from types import FrameType
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from actors.node import Running
 from config.settings import Settings
 
 T = TypeVar("T")
@@ -46,10 +46,9 @@ def base_url(settings: Settings) -> str:
     Raises:
         LaunchError: the port is chosen at start, and nothing has been started.
     """
-    # What `up` recorded, read without importing Ray: it knows of a `--port` that the settings of this command do not.
-    with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-        if url := json.loads((settings.data_dir / "running.json").read_text(encoding="utf-8"))["url"]:
-            return str(url)
+    # What `up` recorded knows of a `--port` that the settings of this command do not.
+    if (running := Running.load(settings.data_dir)) and running.url:
+        return running.url
     if settings.api.port == 0:
         raise LaunchError("api.port is 0, so the port is chosen at start: say where Gatherum is with --url.")
     every = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - compared, not bound

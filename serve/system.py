@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import socket
 import tempfile
 import time
@@ -18,10 +19,10 @@ from typing import Any
 import httpx
 
 from actors import cluster
-from actors.cluster import Running
 from actors.deadline import Deadline
 from actors.errors import Conflict, GatherumError, Unavailable
 from actors.messages import Health
+from actors.node import Running, free_port
 from config.settings import Settings
 
 READY_TIMEOUT_S = 120.0
@@ -43,7 +44,8 @@ def flags(folder: Path) -> dict[str, str]:
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_HAPROXY_NBTHREAD": "1" if (os.cpu_count() or 1) <= 2 else "2",
         "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
-        "RAY_SERVE_HAPROXY_STATS_PORT": str(cluster.free_port()),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
@@ -73,11 +75,20 @@ def up(settings: Settings, *, address: str | None = None) -> Running:
     environment = flags(scratch)
     os.environ.update(environment)
     url = f"http://{settings.api.host}:{settings.api.port}"
-    running = cluster.start(settings, address=address, url=url, scratch=scratch, environment=environment)
-    try:
+
+    def deploy() -> None:
         from serve import deployment  # only now that the flags are set
 
         deployment.deploy(settings)
+
+    try:
+        running = cluster.start(
+            settings, address=address, url=url, scratch=scratch, environment=environment, meanwhile=deploy
+        )
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
+    try:
         _wait_until_ready(url)
     except BaseException:
         down(settings)
@@ -93,22 +104,23 @@ def down(settings: Settings) -> bool:
     """
     running = Running.load(settings.data_dir)
     if running is None:
-        Running.forget(settings.data_dir)
         return False
+    was_alive = running.alive
     os.environ.update(flags(Path(running.scratch)))
-    with contextlib.suppress(GatherumError):
-        cluster.join(running.address)
-        from serve import deployment  # only now that the flags are set
+    if was_alive:
+        with contextlib.suppress(GatherumError):
+            cluster.join(running.address)
+            from serve import deployment  # only now that the flags are set
 
-        deployment.withdraw()
+            deployment.withdraw()
     cluster.stop(settings, running)
-    return True
+    return was_alive
 
 
 def status(settings: Settings) -> dict[str, Any]:
     """What runs where: `{running, url, address, not_ready, replicas: {name: {ready, pid, node, detail}}}`."""
     running = Running.load(settings.data_dir)
-    if running is None:
+    if running is None or not running.alive:
         return {"running": False}
     cluster.join(running.address)
     states = asyncio.run(cluster.health(cluster.Roles.of(settings), deadline=Deadline.after(STATUS_TIMEOUT_S)))
@@ -128,7 +140,7 @@ def _with_port(settings: Settings) -> Settings:
     """Settings with a port that is free at this moment."""
     api = settings.api
     if api.port == 0:
-        return settings.model_copy(update={"api": api.model_copy(update={"port": cluster.free_port()})})
+        return settings.model_copy(update={"api": api.model_copy(update={"port": free_port()})})
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

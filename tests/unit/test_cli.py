@@ -17,6 +17,7 @@ import pytest
 from fake_http import ANSWER, FakeServer
 from typer.testing import CliRunner, Result
 
+from actors.node import Node, Running
 from serve import bulk, launch, render
 from serve.cli import app
 
@@ -268,9 +269,9 @@ def test_a_client_finds_the_system_that_up_recorded(tmp_path: Path) -> None:
 
     settings = load({"data_dir": tmp_path, "api.port": 8000})
     assert launch.base_url(settings) == "http://127.0.0.1:8000"
-    (tmp_path / "running.json").write_text(json.dumps({"url": "http://127.0.0.1:8099", "address": "a", "node": None}))
+    Running("http://127.0.0.1:8099", "127.0.0.2:1", Node("127.0.0.2:1", "mark")).save(tmp_path)
     assert launch.base_url(settings) == "http://127.0.0.1:8099"
-    (tmp_path / "running.json").write_text("half a rec")
+    Running.forget(tmp_path)
     assert launch.base_url(settings) == "http://127.0.0.1:8000"
 
 
