@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 AHEAD: Final = 2  # ranges in flight for each that can run, so that no core waits for the consumer of the last one
 LIGHT_TASKS: Final = 4  # inspections and renderings at once; they reserve no CPU
+PAGE_NICENESS: Final = 10
 OCR_SHARE: Final = 0.9  # of a range's time; the rest is for the worker to report that Tesseract took too long
 
 PROCESS_DIED = (WorkerCrashedError, OutOfMemoryError, NodeDiedError, LocalRayletDiedError)
@@ -170,14 +171,16 @@ def render_page(path: str, page: int, boxes: tuple[Box, ...], dpi: int, setup: S
 
 @contextmanager
 def _prepared(setup: Setup) -> Iterator[None]:
-    _configure_logs(setup.logs)
+    _set_up_process(setup.logs)
     with logs.bound(**setup.context):
         yield
 
 
 @cache
-def _configure_logs(settings: LogSettings) -> None:
+def _set_up_process(settings: LogSettings) -> None:
     logs.configure(settings, role="pages")
+    # Reading is work for the time that questions leave.
+    os.nice(PAGE_NICENESS)
 
 
 @contextmanager

@@ -248,7 +248,7 @@ def setup(settings: Settings, *, model: str | None = None) -> Setup:
 @pytest.fixture
 def mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A file of three pages, the second without a text layer; logs of the task are not set up in this process."""
-    monkeypatch.setattr(module, "_configure_logs", lambda logs: None)
+    monkeypatch.setattr(module, "_set_up_process", lambda logs: None)
     with pymupdf.open() as document:
         document.new_page().insert_text((50, 50), "Titan is a moon of Saturn.")
         document.new_page().draw_circle((100, 100), 50)
