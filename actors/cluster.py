@@ -159,9 +159,9 @@ def wait_for_roles(started: list[tuple[str, ActorHandle[Any]]]) -> None:
             raise Unavailable(f"The {name} role did not start within {START_TIMEOUT_S:g} s.") from None
 
 
-def stop_roles(settings: Settings) -> None:
-    """Stop the roles, those that accept work first, and remove their actors."""
-    roles = Roles.of(settings)
+def stop_roles() -> None:
+    """Stop the roles that run, those that accept work first, and remove their actors."""
+    roles = Roles.running()
     with contextlib.suppress(GatherumError):
         asyncio.run(on_each(roles.ingest, lambda role: role.drain(deadline=Deadline.after(STOP_TIMEOUT_S))))
     for pool in reversed(list(roles)):
@@ -299,7 +299,7 @@ def stop(settings: Settings, running: Running) -> None:
     if running.alive:
         with contextlib.suppress(GatherumError):
             join(running.address)
-            stop_roles(settings)
+            stop_roles()
         leave()
     if running.node:
         stop_node(running.node)

@@ -156,6 +156,10 @@ class Ingest:
             raise
         except StaleLease:
             log.warning("job_lost", attempt=lease.attempt)
+        except Unavailable as error:
+            # A role that is away says nothing about the document, which therefore loses no attempt by it.
+            log.warning("job_waits", **_described(error))
+            await self._give_back(lease)
         except Exception as error:  # noqa: BLE001 -- it is reported as the document's
             await self._fail(lease, error)
         else:

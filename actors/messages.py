@@ -367,7 +367,7 @@ class Branch:
         name: e.g. `retrieval`, `entities`, `sql:planets`.
         started_ms: since the orchestrator took the question.
         elapsed_ms: duration.
-        attempts: calls made, retries included.
+        attempts: calls made by the orchestrator; what a pool repeated after a process died counts as one.
         error: code and detail when the status is not `ok`.
     """
 

@@ -22,8 +22,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 import ray
 import structlog
 from ray.exceptions import (
-    LocalRayletDiedError,
-    NodeDiedError,
     OutOfMemoryError,
     RayError,
     RayTaskError,
@@ -45,7 +43,8 @@ LIGHT_TASKS: Final = 4  # inspections and renderings at once; they reserve no CP
 PAGE_NICENESS: Final = 10
 OCR_SHARE: Final = 0.9  # of a range's time; the rest is for the worker to report that Tesseract took too long
 
-PROCESS_DIED = (WorkerCrashedError, OutOfMemoryError, NodeDiedError, LocalRayletDiedError)
+# A node that went away says nothing about its pages: that is `Unavailable`, and waited out.
+PROCESS_DIED = (WorkerCrashedError, OutOfMemoryError)
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,7 +100,9 @@ class Pool:
             # Counted from the choice on, or calls that start together would all choose the same one.
             replica.in_flight += 1
             try:
-                handle = replica.handle or await self._find(replica)
+                handle = replica.handle
+                if handle is None:
+                    handle = await deadline.run(self._find(replica), what)
                 return await self._attempt(handle, method, args, kwargs, deadline)
             except RayTaskError as error:
                 raise _cause(error, what) from None
@@ -117,7 +119,6 @@ class Pool:
             except TaskCancelledError:
                 raise Unavailable(f"The {self._role} role cancelled a call. Try again.") from None
             except RayError as error:
-                # For example the object of an argument was lost with the process that owned it.
                 raise Unavailable(f"A call to the {self._role} role was lost. Try again.") from error
             finally:
                 replica.in_flight -= 1
@@ -148,7 +149,7 @@ class Pool:
         deadline.check(what)
         replica = self._least_busy(None)
         try:
-            handle = replica.handle or await self._find(replica)
+            handle = replica.handle or await deadline.run(self._find(replica), what)
         except ValueError:
             raise Unavailable(f"The {self._role} role is not running. Try again in a few seconds.") from None
         replica.in_flight += 1
@@ -222,6 +223,9 @@ def _cause(error: RayTaskError, what: str) -> Exception:
     cause = error.cause
     if isinstance(cause, GatherumError):
         return cause
+    if isinstance(cause, RayError):
+        # For example the object of an argument was lost with the process that owned it.
+        return Unavailable(f"A call was lost on its way ({what}). Try again.")
     # A defect: the log has all of it, the caller learns only that it happened.
     logs.get().error("remote_call_failed", call=what, error=str(error))
     return GatherumError(f"{what} failed unexpectedly. The log has the details.")

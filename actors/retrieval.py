@@ -40,6 +40,9 @@ LONGEST_PAUSE_S = 5.0
 
 FIRST_PAUSE_S = 0.1
 
+CHECK_S = 0.5
+"""Budget for asking the store about a collection that is unknown here, s: the rest of the batch waits for it."""
+
 WAITING_BATCHES = 256
 """Batches of queries that may wait for the searching thread; more are refused."""
 
@@ -164,7 +167,7 @@ class Retriever:
         if not named <= self._collections:
             try:
                 # One that was created a moment ago is in the store before its change arrives here.
-                self._collections.update(await self._database.collections(deadline=deadline))
+                self._collections.update(await self._database.collections(deadline=deadline.within(CHECK_S)))
             except GatherumError as error:
                 return [
                     Unavailable(f"Whether the collection exists could not be checked: {error.detail}")

@@ -11,6 +11,7 @@ import secrets
 from importlib.metadata import version
 
 from fastapi import FastAPI
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from config import logs
@@ -40,10 +41,6 @@ def create_app(services: Services) -> FastAPI:
     return app
 
 
-class _BodyTooLarge(Exception):
-    """The client sent more than it may."""
-
-
 class _Envelope:
     """What every request gets: an id, a bounded body, and a problem document for a defect of ours."""
 
@@ -67,7 +64,8 @@ class _Envelope:
             message = await receive()
             received += len(message.get("body", b""))
             if received > BODY_LIMIT and not upload:
-                raise _BodyTooLarge
+                # The one exception that FastAPI lets through where it reads a body.
+                raise HTTPException(413, f"The body is larger than {BODY_LIMIT / 1e6:g} MB.")
             return message
 
         async def watched(message: Message) -> None:
@@ -78,9 +76,6 @@ class _Envelope:
         with logs.bound(request_id=request_id):
             try:
                 await self._app(scope, bounded, watched)
-            except _BodyTooLarge:
-                detail = f"The body is larger than {BODY_LIMIT / 1e6:g} MB."
-                await problems.problem(413, "too_large", detail, request_id)(scope, receive, watched)
             except Exception:
                 logs.get().exception("defect", path=scope["path"])
                 if started:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from typing import Any
 
@@ -15,12 +14,13 @@ from ray.serve.deployment import Application
 
 from actors import cluster
 from actors.cluster import Roles
-from actors.deadline import Deadline, alike
+from actors.deadline import Deadline
 from actors.errors import GatherumError
 from actors.messages import Health, Query, Question
 from config import logs
 from config.settings import Settings, load
 from serve.app import create_app
+from serve.batching import ask_together
 from serve.services import Services
 
 APPLICATION = "gatherum"
@@ -39,22 +39,11 @@ class Api:
         self._settings = settings
         self._roles = roles = Roles.of(settings)
 
+        async def ask_json(questions: list[Question], deadline: Deadline) -> list[bytes | GatherumError]:
+            return await roles.orchestrator.ask_json(questions, deadline=deadline)
+
         async def ask(questions: list[Question]) -> list[bytes | GatherumError]:
-            # A batch is answered when its last question is, so the impatient do not travel with the patient.
-            parts = alike([question.deadline for question in questions])
-
-            async def part(members: list[int]) -> list[bytes | GatherumError]:
-                some = [questions[member] for member in members]
-                return await roles.orchestrator.ask_json(some, deadline=max(each.deadline for each in some))
-
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(part(members)) for members in parts]
-            answers = {
-                member: answer
-                for members, task in zip(parts, tasks, strict=True)
-                for member, answer in zip(members, task.result(), strict=True)
-            }
-            return [answers[member] for member in range(len(questions))]
+            return await ask_together(questions, ask_json)
 
         async def search(searches: list[tuple[Query, Deadline]]) -> list[bytes | GatherumError]:
             deadline = max(deadline for _, deadline in searches)
@@ -120,5 +109,5 @@ def deploy(settings: Settings) -> None:
 
 
 def withdraw() -> None:
-    """Take it down; requests under way are finished first."""
-    ray_serve.shutdown()
+    """Take it down; requests under way are finished first. Other applications of the cluster stay."""
+    ray_serve.delete(APPLICATION)

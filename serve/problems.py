@@ -12,7 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
-from actors.errors import GatherumError, MalformedRequest
+from actors.errors import DocumentTooLarge, GatherumError, MalformedRequest
 from config import logs
 from serve.schemas import Problem
 
@@ -79,7 +79,8 @@ def install(app: FastAPI) -> None:
             404: "There is nothing at this path. /docs lists what there is.",
             405: "This path does not take that method. /docs lists what it takes.",
         }.get(error.status_code, str(error.detail))
-        code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
+        named = {400: MalformedRequest.code, 413: DocumentTooLarge.code}
+        code = named.get(error.status_code) or HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
         answer = problem(error.status_code, code, detail, request.scope["request_id"])
         answer.headers.update(error.headers or {})
         return answer

@@ -40,7 +40,8 @@ def flags(folder: Path) -> dict[str, str]:
     """
     return {
         "RAY_AUTH_MODE": "token",
-        # Ray nices its workers by 15, and any other program would then starve the questions. Page tasks nice themselves.
+        # Ray nices its workers by 15, and any other program would then starve the questions. Page tasks nice
+        # themselves.
         "RAY_worker_niceness": "0",
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",

@@ -86,6 +86,8 @@ class Upload:
                 self._parser.write(piece)
                 while self._pending:
                     await self._incoming.write(self._pending.popleft())
+                if self._ended:
+                    break  # what follows the form is nobody's
         except MultipartParseError:
             raise MalformedRequest(f"The form is broken. {HOW}") from None
         if not self._ended:

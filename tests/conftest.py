@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+import structlog.testing
 from blockbuster import blockbuster_ctx
 from hypothesis import settings
 
@@ -33,9 +34,12 @@ def _rules_of_unit_tests(request: pytest.FixtureRequest, monkeypatch: pytest.Mon
     monkeypatch.setattr("ray.init", _cannot_start_ray)
     monkeypatch.setattr(time, "sleep", _cannot_sleep)
     monkeypatch.setattr(asyncio, "sleep", _async_sleep(asyncio.sleep))
+    # A logger would write to the stream of the test that made it, by then closed.
+    structlog.configure(logger_factory=structlog.testing.ReturnLoggerFactory())
     with blockbuster_ctx(scanned_modules=["actors", "config", "serve"]) as watch:
         watch.functions["os.path.abspath"].deactivate()  # touches no disk; SQLAlchemy calls it on every new engine
         yield
+    structlog.reset_defaults()
 
 
 @pytest.fixture(autouse=True, scope="session")

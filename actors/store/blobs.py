@@ -10,10 +10,13 @@ import asyncio
 import hashlib
 import os
 import tempfile
+import threading
 import time
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+from actors.errors import Unavailable
 
 INCOMING = "incoming"
 BUFFER_BYTES = 1 << 20
@@ -70,6 +73,8 @@ class Incoming:
         self._hash = hashlib.sha256()
         self._buffer = bytearray()
         self._fd = -1
+        # The thread of a cancelled call goes on: it must not write to a descriptor that is by then another file's.
+        self._files = threading.Lock()
         self.path = Path()
         self.size = 0
 
@@ -119,26 +124,33 @@ class Incoming:
         self.path = Path(name)
 
     def _append(self, piece: bytearray) -> None:
-        self._hash.update(piece)
-        rest = memoryview(piece)
-        while rest:
-            rest = rest[os.write(self._fd, rest) :]
+        with self._files:
+            if self._fd < 0:
+                return  # abandoned meanwhile
+            self._hash.update(piece)
+            rest = memoryview(piece)
+            while rest:
+                rest = rest[os.write(self._fd, rest) :]
 
     def _settle(self) -> None:
-        target = blob_path(self._blob_dir, self._hash.hexdigest())
-        os.fsync(self._fd)
-        target.parent.mkdir(exist_ok=True)
-        # A file already there is replaced by the same bytes, which also heals a damaged one.
-        self.path.replace(target)
-        # The rename is an entry in one folder, and that folder may be a new entry in the other.
-        _sync_folder(target.parent)
-        _sync_folder(self._blob_dir)
+        with self._files:
+            if self._fd < 0:
+                raise Unavailable("The upload was given up. Send it again.")
+            target = blob_path(self._blob_dir, self._hash.hexdigest())
+            os.fsync(self._fd)
+            target.parent.mkdir(exist_ok=True)
+            # A file already there is replaced by the same bytes, which also heals a damaged one.
+            self.path.replace(target)
+            # The rename is an entry in one folder, and that folder may be a new entry in the other.
+            _sync_folder(target.parent)
+            _sync_folder(self._blob_dir)
 
     def _abandon(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-            self.path.unlink(missing_ok=True)
+        with self._files:
+            fd, self._fd = self._fd, -1
+            if fd >= 0:
+                os.close(fd)
+                self.path.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -12,10 +12,11 @@ from fastapi import APIRouter, Path, Query, Request
 from fastapi.responses import Response
 
 from actors.deadline import Deadline
-from actors.errors import GatherumError, InvalidInput, UnknownPage
+from actors.errors import DeadlineExceeded, GatherumError, InvalidInput, UnknownPage
 from actors.messages import Accepted, Box, Upload
 from actors.pool import on_each
 from actors.store.blobs import Incoming, blob_path
+from actors.store.documents import check_name
 from serve import upload as uploads
 from serve.problems import documented
 from serve.schemas import AcceptedView, DocumentsView, DocumentView, RemovedView
@@ -54,6 +55,7 @@ async def add_document(
     request: Request, services: Use, collection: Annotated[str, Query(max_length=100)] = DEFAULT_COLLECTION
 ) -> AcceptedView:
     """Accept a PDF. When this answers, the document is safe and will be read, whatever happens to the system."""
+    check_name(collection, "collection")
     settings = services.settings
     async with Incoming(settings.blob_dir) as incoming:
         form = uploads.Upload(request.headers, incoming, int(settings.api.max_upload_mb * 1_000_000))
@@ -122,7 +124,9 @@ async def delete_document(document_id: str, services: Use) -> RemovedView:
     indexed = await on_each(retrieval, lambda replica: replica.chunks_of(document_id, deadline=deadline))
     removed = await services.roles.database.delete_document(document_id, deadline=deadline)
     # A replica that is down fills its index from the store when it comes back: only those that answer must follow.
-    await on_each(retrieval, lambda replica: replica.caught_up(removed.change, deadline=deadline))
+    followed = await on_each(retrieval, lambda replica: replica.caught_up(removed.change, deadline=deadline))
+    if any(isinstance(outcome, DeadlineExceeded) for outcome in followed):
+        raise DeadlineExceeded("The document is deleted, but an index has not followed yet; it will.")
     counts = asdict(removed) | {"indexed_chunks": sum(count for count in indexed if isinstance(count, int))}
     return RemovedView(**counts)
 

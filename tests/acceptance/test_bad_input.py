@@ -94,6 +94,18 @@ def test_malformed_json(client: httpx.Client, body: bytes, headers: dict[str, st
     assert_problem(client.post("/v1/ask", content=body, headers=headers), 400, "malformed_json")
 
 
+def test_a_body_over_the_limit(client: httpx.Client) -> None:
+    answer = client.post("/v1/ask", json={"question": "x" * 3_000_000})
+    assert_problem(answer, 413, "too_large")
+
+
+def test_a_bad_collection_name_leaves_nothing(system: System, client: httpx.Client) -> None:
+    before = stored(system)
+    answer = client.post("/v1/documents", params={"collection": "../bad"}, files={"file": ("a.pdf", GOOD)})
+    assert_problem(answer, 422, "invalid_input")
+    assert stored(system) == before
+
+
 @pytest.mark.parametrize(
     ("path", "body", "status", "code"),
     [

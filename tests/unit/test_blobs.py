@@ -34,6 +34,20 @@ async def test_whatever_the_pieces_the_file_is_their_sum_under_its_hash(
     assert files(tmp_path / "incoming") == []
 
 
+async def test_a_write_that_outlives_its_upload_touches_no_other_file(tmp_path: Path) -> None:
+    """The thread of a cancelled write goes on; by then its descriptor may belong to the next upload."""
+    first = Incoming(tmp_path)
+    await first.__aenter__()
+    number = first._fd
+    await first.__aexit__(None, None, None)
+    async with Incoming(tmp_path) as second:
+        assert second._fd == number, "the next upload gets the number of the one that was closed"
+        await second.write(b"mine")
+        await asyncio.to_thread(first._append, bytearray(b"theirs"))
+        sha256, _ = await second.commit()
+    assert blob_path(tmp_path, sha256).read_bytes() == b"mine"
+
+
 async def test_a_file_is_found_by_two_levels_of_its_hash(tmp_path: Path) -> None:
     async with Incoming(tmp_path) as file:
         await file.write(b"x")
