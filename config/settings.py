@@ -48,7 +48,7 @@ class ApiSettings(Section):
     host: str = Field(description="Address to bind.")
     port: int = Field(ge=0, le=65535, description="Port of the HTTP entry point; 0 takes a free one.")
     replicas: int = Field(ge=1, description="Processes that accept requests.")
-    max_concurrent_requests: int = Field(ge=1, description="Requests in flight per replica; more are refused with 503.")
+    max_concurrent_requests: int = Field(ge=1, description="Requests in flight per replica; more are refused with 429.")
     max_upload_mb: float = Field(gt=0, description="Largest file accepted, MB (10^6 bytes).")
     max_question_chars: int = Field(ge=1, description="Longest question accepted, characters.")
     batch_size: int = Field(ge=1, description="Most questions that travel to the orchestrator together.")

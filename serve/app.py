@@ -6,6 +6,7 @@ memory.
 
 from __future__ import annotations
 
+import asyncio
 import re
 import secrets
 from importlib.metadata import version
@@ -14,6 +15,7 @@ from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from actors.errors import Overloaded
 from config import logs
 from serve import problems
 from serve.routes import admin, ask, collections, documents, jobs, sources
@@ -21,6 +23,9 @@ from serve.services import Services
 
 BODY_LIMIT = 2_000_000
 """Largest body of a call that is no upload, bytes. Uploads have `api.max_upload_mb`."""
+
+ALWAYS = frozenset({"/livez", "/health", "/ready", "/version"})
+"""Paths that are answered however busy the process is."""
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
@@ -37,15 +42,22 @@ def create_app(services: Services) -> FastAPI:
     problems.install(app)
     for module in (ask, documents, jobs, collections, sources, admin):
         app.include_router(module.router)
-    app.add_middleware(_Envelope)
+    app.add_middleware(_Envelope, limit=services.settings.api.max_concurrent_requests)
     return app
 
 
 class _Envelope:
-    """What every request gets: an id, a bounded body, and a problem document for a defect of ours."""
+    """What every request gets: an id, a bounded body, a problem document for a defect of ours, and bounded company.
 
-    def __init__(self, app: ASGIApp) -> None:
+    Args:
+        app: what answers.
+        limit: requests under way at once; one more is refused at once. Those that ask for the state always pass.
+    """
+
+    def __init__(self, app: ASGIApp, limit: int) -> None:
         self._app = app
+        self._limit = limit
+        self._under_way = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -73,12 +85,20 @@ class _Envelope:
             started = started or message["type"] == "http.response.start"
             await send(message)
 
+        if self._under_way >= self._limit and scope["path"] not in ALWAYS:
+            detail = f"{self._limit:,} requests are under way already. Try again in a moment."
+            await problems.problem(Overloaded.http_status, Overloaded.code, detail, request_id)(scope, receive, send)
+            return
+        self._under_way += 1
         with logs.bound(request_id=request_id):
             try:
                 await self._app(scope, bounded, watched)
-            except Exception:
-                logs.get().exception("defect", path=scope["path"])
+            except Exception as error:
+                # In a thread: a traceback is written with lines of source files, which are read for it.
+                await asyncio.to_thread(logs.get().error, "defect", path=scope["path"], exc_info=error)
                 if started:
                     raise
                 detail = "Something went wrong on our side. The log has it under this request id."
                 await problems.problem(500, "internal", detail, request_id)(scope, receive, watched)
+            finally:
+                self._under_way -= 1

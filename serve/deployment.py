@@ -25,6 +25,9 @@ from serve.services import Services
 
 APPLICATION = "gatherum"
 
+SPARE_REQUESTS = 200
+"""Requests a replica takes beyond its limit, to refuse them or to tell the system's state."""
+
 
 @ray_serve.ingress()
 class Api:
@@ -84,8 +87,9 @@ def build(settings: Settings) -> Application:
     deployment = ray_serve.deployment(
         name="Api",
         num_replicas=settings.api.replicas,
-        max_ongoing_requests=settings.api.max_concurrent_requests,
-        max_queued_requests=settings.api.max_concurrent_requests,
+        # The application refuses first, and says why; these are a net below it.
+        max_ongoing_requests=settings.api.max_concurrent_requests + SPARE_REQUESTS,
+        max_queued_requests=SPARE_REQUESTS,
         ray_actor_options={"num_cpus": 0},  # page tasks are what the CPUs are set aside for
         graceful_shutdown_timeout_s=10,
         health_check_period_s=5,

@@ -1,0 +1,132 @@
+"""The HTTP application in memory, over fakes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any, cast
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from actors.deadline import Deadline
+from actors.errors import GatherumError, Unavailable
+from actors.messages import Health, Query, Question
+from config.settings import load
+from serve.app import BODY_LIMIT, create_app
+from serve.services import Roles, Services
+
+ASK = {"question": "Which moon did Huygens land on?"}
+
+
+class Backend:
+    """What the application asks, with answers that tests set."""
+
+    def __init__(self) -> None:
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.asked: list[Question] = []
+        self.arrived = asyncio.Event()
+        self.error: Exception | None = None
+        self.states: dict[str, Health | GatherumError] = {}
+
+    async def ask(self, question: Question) -> bytes:
+        self.asked.append(question)
+        self.arrived.set()
+        await self.gate.wait()
+        if self.error:
+            raise self.error
+        return b'{"answer":{}}'
+
+    async def search(self, query: Query, deadline: Deadline) -> bytes:
+        return b'{"passages":[]}'
+
+    async def health(self, deadline: Deadline) -> dict[str, Health | GatherumError]:
+        return self.states
+
+
+@pytest.fixture
+def backend() -> Backend:
+    return Backend()
+
+
+@pytest.fixture
+def app(backend: Backend) -> FastAPI:
+    settings = load({"api.max_concurrent_requests": 1}, environ={})
+    return create_app(Services(settings, cast("Roles", None), backend.ask, backend.search, backend.health))
+
+
+@pytest.fixture
+async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        yield client
+
+
+def assert_problem(answer: httpx.Response, status: int, code: str) -> dict[str, Any]:
+    problem: dict[str, Any] = answer.json()
+    assert (answer.status_code, problem["status"], problem["code"]) == (status, status, code)
+    assert answer.headers["content-type"] == "application/problem+json"
+    return problem
+
+
+async def test_beyond_the_limit_requests_are_refused_and_health_is_not(
+    client: httpx.AsyncClient, backend: Backend
+) -> None:
+    backend.gate.clear()
+    first = asyncio.create_task(client.post("/v1/ask", json=ASK))
+    await backend.arrived.wait()
+    refused = await client.post("/v1/ask", json=ASK)
+    assert_problem(refused, 429, "overloaded")
+    assert refused.headers["retry-after"] == "1"
+    assert (await client.get("/health")).status_code == 200
+    backend.gate.set()
+    assert (await first).status_code == 200
+    assert (await client.post("/v1/ask", json=ASK)).status_code == 200
+
+
+async def test_the_request_id_goes_with_the_question(client: httpx.AsyncClient, backend: Backend) -> None:
+    await client.post("/v1/ask", json=ASK, headers={"x-request-id": "mine-1"})
+    await client.post("/v1/ask", json=ASK, headers={"x-request-id": "bad id\x7f"})
+    assert backend.asked[0].request_id == "mine-1"
+    assert "bad" not in backend.asked[1].request_id
+
+
+async def test_the_timeout_becomes_the_deadline(client: httpx.AsyncClient, backend: Backend) -> None:
+    await client.post("/v1/ask", json=ASK | {"timeout_ms": 5_000})
+    assert 3 < backend.asked[0].deadline.remaining() <= 5
+
+
+async def test_a_defect_is_a_500_that_says_nothing_of_itself(client: httpx.AsyncClient, backend: Backend) -> None:
+    backend.error = RuntimeError("password=hunter2")
+    answer = await client.post("/v1/ask", json=ASK)
+    assert_problem(answer, 500, "internal")
+    assert "hunter2" not in answer.text
+    backend.error = None
+    assert (await client.post("/v1/ask", json=ASK)).status_code == 200
+
+
+async def test_an_outage_is_a_503_with_retry_after(client: httpx.AsyncClient, backend: Backend) -> None:
+    backend.error = Unavailable("The role is restarting. Try again.")
+    answer = await client.post("/v1/ask", json=ASK)
+    assert_problem(answer, 503, "unavailable")
+    assert answer.headers["retry-after"] == "1"
+
+
+async def test_a_body_over_the_limit_is_refused(client: httpx.AsyncClient) -> None:
+    assert_problem(await client.post("/v1/ask", json={"question": "x" * (BODY_LIMIT + 1)}), 413, "too_large")
+
+
+async def test_not_ready_names_what_is_not(client: httpx.AsyncClient, backend: Backend) -> None:
+    backend.states = {
+        "database-0": Health("database", True, 1, "n"),
+        "retrieval-0": Health("retrieval", False, 2, "n"),
+        "entities-0": Unavailable("gone"),
+    }
+    answer = await client.get("/ready")
+    assert answer.status_code == 503
+    assert answer.json()["not_ready"] == ["retrieval-0", "entities-0"]
+    assert (await client.get("/health")).json()["status"] == "degraded"
+    backend.states = {"database-0": Health("database", True, 1, "n")}
+    assert (await client.get("/ready")).status_code == 200
