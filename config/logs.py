@@ -11,21 +11,23 @@ import contextlib
 import logging
 import sys
 from collections.abc import Iterator, MutableMapping
-from typing import Any
+from typing import Any, TextIO
 
 import structlog
 
 from config.settings import LogSettings
 
 
-def configure(settings: LogSettings, *, role: str) -> None:
+def configure(settings: LogSettings, *, role: str, stream: TextIO | None = None) -> None:
     """Set up logging for this process.
 
     Args:
         settings: level and format.
         role: what the process is, e.g. `retrieval`; stands in every line.
+        stream: where lines go; standard error by default.
     """
-    pretty = settings.format == "pretty" or (settings.format == "auto" and sys.stderr.isatty())
+    stream = stream or sys.stderr
+    pretty = settings.format == "pretty" or (settings.format == "auto" and stream.isatty())
     shared: list[Any] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
@@ -42,12 +44,12 @@ def configure(settings: LogSettings, *, role: str) -> None:
     structlog.configure(
         processors=[*shared, *finish, renderer],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(file=stream),
         # A worker process configures once, but a test may configure again.
         cache_logger_on_first_use=False,
     )
     # Libraries that log through the standard module come out in the same form.
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,

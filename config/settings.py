@@ -148,7 +148,7 @@ class LogSettings(Section):
 class Settings(Section):
     """All settings. Build it with `load()`."""
 
-    data_dir: Path = Field(description="Folder of the embedded store, the blobs and the logs.")
+    data_dir: Path = Field(description="Folder of the embedded store, the blobs and Ray's start log.")
     api: ApiSettings
     orchestrator: OrchestratorSettings
     retrieval: RetrievalSettings

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
+import time
 from importlib.metadata import version
 
 from fastapi import FastAPI
@@ -67,8 +68,9 @@ class _Envelope:
         given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
         request_id = given.decode() if _REQUEST_ID.fullmatch(given) else secrets.token_hex(8)
         scope["request_id"] = request_id
-        started = False
+        status = 0
         received = 0
+        began = time.perf_counter()
         upload = scope["path"] == documents.UPLOAD_PATH
 
         async def bounded() -> Message:
@@ -81,8 +83,8 @@ class _Envelope:
             return message
 
         async def watched(message: Message) -> None:
-            nonlocal started
-            started = started or message["type"] == "http.response.start"
+            nonlocal status
+            status = message.get("status", status)
             await send(message)
 
         if self._under_way >= self._limit and scope["path"] not in ALWAYS:
@@ -96,9 +98,12 @@ class _Envelope:
             except Exception as error:
                 # In a thread: a traceback is written with lines of source files, which are read for it.
                 await asyncio.to_thread(logs.get().error, "defect", path=scope["path"], exc_info=error)
-                if started:
+                if status:
                     raise
                 detail = "Something went wrong on our side. The log has it under this request id."
                 await problems.problem(500, "internal", detail, request_id)(scope, receive, watched)
             finally:
                 self._under_way -= 1
+                if scope["path"] not in ALWAYS:
+                    took = round((time.perf_counter() - began) * 1000, 1)
+                    logs.get().info("request", method=scope["method"], path=scope["path"], status=status, ms=took)

@@ -88,7 +88,7 @@ app.add_typer(sources_app, name="sources")
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON value instead of tables.")]
 Url = Annotated[str | None, typer.Option(help="Where Gatherum serves; by default from api.host and api.port.")]
 Port = Annotated[int | None, typer.Option(min=0, max=65535, help="Port to serve on; 0 takes a free one.")]
-DataDir = Annotated[Path | None, typer.Option(help="Folder of the embedded store, the blobs and the logs.")]
+DataDir = Annotated[Path | None, typer.Option(help="Folder of the embedded store, the blobs and Ray's start log.")]
 
 
 def _print_version(wanted: bool) -> None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from typing import Any
 
 from fastapi import FastAPI
@@ -38,7 +39,8 @@ class Api:
     """
 
     def __init__(self, settings: Settings) -> None:
-        logs.configure(settings.logs, role="api")
+        # Serve puts a stream of its own in the place of standard error, and its log level swallows our lines.
+        logs.configure(settings.logs, role="api", stream=sys.__stderr__)
         self._settings = settings
         self._roles = roles = Roles.of(settings)
 

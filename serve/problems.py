@@ -89,6 +89,8 @@ def install(app: FastAPI) -> None:
 def _explain(problems: Sequence[dict[str, Any]]) -> str:
     lines = []
     for item in problems[:5]:
+        if item["type"] == "model_attributes_type":
+            return "The body is not a JSON object. Send one, with content-type: application/json."
         place = ".".join(str(part) for part in item["loc"] if part not in ("body", "query", "path"))
         lines.append(f"{place or 'body'}: {item['msg']}")
     return "; ".join(lines) + "."

@@ -141,7 +141,7 @@ class Upload:
         self._header_value.clear()
 
     def _headers_finished(self) -> None:
-        if b"filename" in self._disposition or self._disposition.get(b"name") == b"file":
+        if self._disposition.get(b"name") == b"file":
             self._files += 1
             if self._files > 1:
                 raise MalformedRequest("The form has more than one file. Send one file a request.")

@@ -19,7 +19,7 @@ from actors.retrieval import FILL_DOCUMENTS, WAITING_BATCHES, Retriever
 from config.settings import RetrievalSettings
 
 SETTINGS = RetrievalSettings(replicas=1, writer_memory_mb=15, poll_s=10, max_query_terms=64)
-SOON = Deadline.after(60)
+SOON = Deadline.after(7200)  # from import on: longer than any run of the tests
 PAST = Deadline(0.0)
 
 
