@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from fastapi import FastAPI
 from ray import serve as ray_serve
 from ray.serve.deployment import Application
+from ray.serve.exceptions import RayServeException
 
 from actors import cluster
 from actors.cluster import Roles
@@ -108,12 +110,19 @@ def app(args: dict[str, str]) -> Application:
 
 def deploy(settings: Settings) -> None:
     """Put the HTTP entry point up in the connected cluster; returns when its replicas run."""
-    # Serve tells the terminal what it is doing; `up` does so itself.
-    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    _hush()
     ray_serve.start(http_options={"host": settings.api.host, "port": settings.api.port}, proxy_location="EveryNode")
     ray_serve.run(build(settings), name=APPLICATION, route_prefix="/")
 
 
 def withdraw() -> None:
     """Take it down; requests under way are finished first. Other applications of the cluster stay."""
-    ray_serve.delete(APPLICATION)
+    _hush()
+    # Serve itself may be gone, for example killed; then there is nothing to take down.
+    with contextlib.suppress(RayServeException):
+        ray_serve.delete(APPLICATION)
+
+
+def _hush() -> None:
+    """Keep Serve from telling the terminal what it is doing: `up` and `down` do so themselves."""
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)

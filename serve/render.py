@@ -196,7 +196,8 @@ def status(state: Mapping[str, Any]) -> RenderableType:
         table.add_row(
             Text(name), ready, Text(str(replica.get("pid", ""))), Text(replica.get("node", "")), Text(figures)
         )
-    return Group(Text(f"Gatherum serves at {state['url']}, on Ray at {state['address']}."), Text(), table)
+    where = f"serves at {state['url']}" if state["url"] else "runs without an HTTP entry point"
+    return Group(Text(f"Gatherum {where}, on Ray at {state['address']}."), Text(), table)
 
 
 def leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

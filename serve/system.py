@@ -109,14 +109,17 @@ def down(settings: Settings) -> bool:
     if running is None:
         return False
     was_alive = running.alive
-    os.environ.update(flags(Path(running.scratch)))
-    if was_alive:
-        with contextlib.suppress(GatherumError):
-            cluster.join(running.address)
-            from serve import deployment  # only now that the flags are set
+    try:
+        if was_alive and running.url:
+            os.environ.update(flags(Path(running.scratch)))
+            with contextlib.suppress(GatherumError):
+                cluster.join(running.address)
+                from serve import deployment  # only now that the flags are set
 
-            deployment.withdraw()
-    cluster.stop(settings, running)
+                deployment.withdraw()
+    finally:
+        # Whatever state the entry point is in: a node that is left running would hold the data directory.
+        cluster.stop(settings, running)
     return was_alive
 
 

@@ -6,8 +6,11 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 from harness import System, pdf
+
+from actors.node import Running, node_processes
 
 SCRIPT = """
 import asyncio, json, ray
@@ -57,7 +60,7 @@ def test_connect_blocking_awaited_and_raw(system: System) -> None:
     assert 1 in got["found"]
 
 
-def test_connect_says_what_to_do_where_nothing_runs(tmp_path: object) -> None:
+def test_connect_says_what_to_do_where_nothing_runs(tmp_path: Path) -> None:
     result = subprocess.run(
         [sys.executable, "-c", "from actors import connect; connect()"],
         env={**os.environ, "GATHERUM_DATA_DIR": str(tmp_path)},
@@ -67,3 +70,29 @@ def test_connect_says_what_to_do_where_nothing_runs(tmp_path: object) -> None:
     )
     assert result.returncode == 1
     assert "gatherum up" in result.stderr
+
+
+def test_start_without_http_is_stopped_by_down(tmp_path: Path) -> None:
+    """There is no Serve to take down then, which must not keep `down` from stopping the node."""
+    system = System(tmp_path, {})
+    started = subprocess.run(
+        [sys.executable, "-c", "from actors import start; g = start(); print(g.ask('Anything?').text); g.close()"],
+        env={**os.environ, "GATHERUM_DATA_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    try:
+        assert started.returncode == 0, started.stderr
+        assert "No answer was found" in started.stdout
+        status = json.loads(system.run("status", "--json").stdout)
+        assert (status["running"], status["url"], status["not_ready"]) == (True, "", [])
+        running = Running.load(tmp_path)
+        assert running is not None
+        assert running.node is not None
+    finally:
+        stopped = system.run("down")
+    assert stopped.stdout.strip() == "Gatherum is stopped."
+    assert "Traceback" not in stopped.stderr
+    assert list(node_processes(running.node)) == []
+    assert Running.load(tmp_path) is None
