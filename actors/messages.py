@@ -454,7 +454,11 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """The work of reading one document. `pages_done` counts committed pages, the same from every replica."""
+    """The work of reading one document. `pages_done` counts committed pages, the same from every replica.
+
+    Attributes:
+        change: number of the change that published the document; None before.
+    """
 
     job_id: str
     document_id: str
@@ -463,6 +467,7 @@ class Job:
     pages_total: int
     attempt: int
     error: str | None
+    change: int | None
     created_at: str
     updated_at: str
 

@@ -117,6 +117,7 @@ class JobView(BaseModel):
     pages_total: int
     attempt: int
     error: str | None
+    change: int | None = Field(description="Number of the change that published the document.")
     created_at: str
     updated_at: str
 

@@ -23,6 +23,7 @@ from actors.store import changes, readings
 from actors.store.rows import AnyRow, iso
 from actors.store.tables import documents, jobs
 
+PUBLISHED: tuple[JobState, ...] = ("done", "partial")
 MAX_ERROR_CHARS = 1000
 MAX_BACKOFF_S = 60.0
 DIED = "The process that read the document ended on every attempt, without an error."
@@ -149,6 +150,7 @@ async def find(connection: AsyncConnection, job_id: str) -> Job:
     done = await readings.count(connection, row.sha256, row.pipeline)
     # Publishing is one short transaction, so there is nothing to store: all is read, and it is not yet visible.
     state: JobState = "publishing" if row.state == "reading" and done >= row.pages else row.state
+    published = await changes.publication(connection, row.document_id) if state in PUBLISHED else None
     return Job(
         job_id=row.id,
         document_id=row.document_id,
@@ -157,6 +159,7 @@ async def find(connection: AsyncConnection, job_id: str) -> Job:
         pages_total=row.pages,
         attempt=row.attempt,
         error=row.error,
+        change=None if published is None else published.number,
         created_at=iso(row.created_at),
         updated_at=iso(row.updated_at),
     )
@@ -379,9 +382,7 @@ async def _swap(
 async def _published_with(connection: AsyncConnection, job_id: str, fence: int) -> Change | None:
     """The change of a job that ended well under this very fence."""
     found = await connection.execute(
-        select(jobs.c.document_id).where(
-            jobs.c.id == job_id, jobs.c.fence == fence, jobs.c.state.in_(("done", "partial"))
-        )
+        select(jobs.c.document_id).where(jobs.c.id == job_id, jobs.c.fence == fence, jobs.c.state.in_(PUBLISHED))
     )
     document_id = found.scalar_one_or_none()
     return None if document_id is None else await changes.publication(connection, document_id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import Any, cast
 
 import httpx
@@ -11,12 +12,13 @@ import pytest
 from fastapi import FastAPI
 
 from actors.deadline import Deadline
-from actors.errors import GatherumError, Unavailable
-from actors.messages import Health, Query, Question
+from actors.errors import DeadlineExceeded, GatherumError, Unavailable
+from actors.messages import Health, Job, Query, Question
 from config.settings import load
 from serve.app import BODY_LIMIT, create_app
 from serve.services import Roles, Services
 
+JOB = Job("j", "d", "done", 2, 2, 1, None, 7, "2026-01-01T00:00:00Z", "2026-01-01T00:00:00Z")
 ASK = {"question": "Which moon did Huygens land on?"}
 
 
@@ -30,6 +32,8 @@ class Backend:
         self.arrived = asyncio.Event()
         self.error: Exception | None = None
         self.states: dict[str, Health | GatherumError] = {}
+        self.awaited: list[int] = []
+        self.lag: GatherumError | None = None
 
     async def ask(self, question: Question) -> bytes:
         self.asked.append(question)
@@ -45,6 +49,14 @@ class Backend:
     async def health(self, deadline: Deadline) -> dict[str, Health | GatherumError]:
         return self.states
 
+    async def job(self, job_id: str, *, deadline: Deadline) -> Job:
+        return JOB
+
+    async def caught_up(self, change: int, *, deadline: Deadline) -> None:
+        self.awaited.append(change)
+        if self.lag:
+            raise self.lag
+
 
 @pytest.fixture
 def backend() -> Backend:
@@ -54,7 +66,8 @@ def backend() -> Backend:
 @pytest.fixture
 def app(backend: Backend) -> FastAPI:
     settings = load({"api.max_concurrent_requests": 1}, environ={})
-    return create_app(Services(settings, cast("Roles", None), backend.ask, backend.search, backend.health))
+    roles = cast("Roles", SimpleNamespace(database=backend, retrieval=backend))
+    return create_app(Services(settings, roles, backend.ask, backend.search, backend.health))
 
 
 @pytest.fixture
@@ -130,3 +143,14 @@ async def test_not_ready_names_what_is_not(client: httpx.AsyncClient, backend: B
     assert (await client.get("/health")).json()["status"] == "degraded"
     backend.states = {"database-0": Health("database", True, 1, "n")}
     assert (await client.get("/ready")).status_code == 200
+
+
+async def test_a_job_is_done_once_questions_find_the_document(client: httpx.AsyncClient, backend: Backend) -> None:
+    backend.lag = DeadlineExceeded("The index has not followed yet.")
+    assert (await client.get("/v1/jobs/j")).json()["state"] == "publishing"
+    backend.lag = None
+    assert (await client.get("/v1/jobs/j")).json()["state"] == "done"
+    # A replica that is away fills its index from the store when it comes back.
+    backend.lag = Unavailable("The role is restarting.")
+    assert (await client.get("/v1/jobs/j")).json()["state"] == "done"
+    assert backend.awaited == [7, 7, 7]
