@@ -107,7 +107,12 @@ def create_roles(settings: Settings) -> list[tuple[str, ActorHandle[Any]]]:
         (Database, 1, database, {**places, "max_attempts": settings.ingest.max_attempts}),
         (Retriever, settings.retrieval.replicas, (settings.retrieval, roles.database), {}),
         (Entities, settings.entities.replicas, (settings.entities, roles.database), {}),
-        (Pdf, settings.pdf.replicas, (settings.pdf, settings.entities, settings.logs), {}),
+        (
+            Pdf,
+            settings.pdf.replicas,
+            (settings.pdf, settings.entities, settings.logs),
+            {"ingest_cpus": settings.ingest.cpus},
+        ),
         (
             Ingest,
             1,

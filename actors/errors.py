@@ -13,7 +13,9 @@
     ├── Unavailable             try again: a role is restarting or not filled yet
     │   └── Overloaded          try again later: a bound was reached
     ├── ReadingFailed           a page or a document could not be read
-    └── Refused                 policy says no (a write on a read-only source, a path outside its root)
+    ├── FetchFailed             what a URL leads to could not be had
+    └── Refused                 policy says no (a write on a read-only source, a path outside its root,
+                                a URL that leads inside)
 
 The class carries its outward code and status; they are translated once, in `serve/app.py`. Messages are written for
 the person who made the call: what is wrong and what to do, never an internal path or a secret.
@@ -174,6 +176,14 @@ class ReadingFailed(GatherumError):
     """A page or a document could not be read."""
 
     code = "reading_failed"
+    http_status = 422
+
+
+class FetchFailed(GatherumError):
+    """The other server did not give the file: it is away, says no, or breaks off."""
+
+    # Not 502: that would have clients, and proxies, repeat a call whose URL leads nowhere.
+    code = "fetch_failed"
     http_status = 422
 
 

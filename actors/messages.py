@@ -22,6 +22,7 @@ Mode = Literal["hybrid", "lexical", "dense"]
 BranchStatus = Literal["ok", "timeout", "error", "skipped"]
 JobState = Literal["queued", "reading", "publishing", "done", "partial", "failed", "cancelled"]
 DocumentState = Literal["queued", "done", "partial", "failed", "cancelled"]
+ChunkKind = Literal["text", "table"]
 
 WORD = np.dtype([("start", "<i4"), ("end", "<i4"), ("x0", "<f4"), ("y0", "<f4"), ("x1", "<f4"), ("y1", "<f4")])
 """One word: its span in the text and its box."""
@@ -95,12 +96,15 @@ class OcrRecord:
     """How the text of a page was obtained when its own text layer did not do.
 
     Attributes:
-        why: `absent`, `garbage` or `hidden`: what was wrong with the text layer.
+        why: `absent`, `garbage` or `hidden`: what was wrong with the text layer; `mixed`: it lacked the text of
+            pictures on the page, and only those were recognised.
         engine: program and version.
-        dpi: resolution the page was rendered at.
+        dpi: resolution of what was recognised, after it was brought to the size that is read best.
         languages: Tesseract language codes.
         confidence: mean word confidence, 0 to 100.
         milliseconds: time spent on this page.
+        rotation: degrees clockwise that the content was turned by to stand upright: 0, 90, 180 or 270.
+        skew: degrees clockwise that its lines sloped, before they were levelled.
     """
 
     why: str
@@ -109,6 +113,55 @@ class OcrRecord:
     languages: tuple[str, ...]
     confidence: float
     milliseconds: float
+    rotation: int = 0
+    skew: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class PageLink:
+    """A link on a page.
+
+    Attributes:
+        box: what is clicked on.
+        url: where it leads outside the document, else empty.
+        page: where it leads inside the document, from 1; 0 for a link that leads outside.
+    """
+
+    box: Box
+    url: str = ""
+    page: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PageImage:
+    """An image placed on a page; one that is placed twice is there twice.
+
+    Attributes:
+        box: where it stands.
+        width: of its own grid, pixels.
+        height: of its own grid, pixels.
+    """
+
+    box: Box
+    width: int
+    height: int
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table on a page.
+
+    Attributes:
+        box: around all of its cells.
+        header: names of the columns; empty where the table has none.
+        rows: the cells of each row below the header, as many as there are columns; empty text for an empty cell.
+        lines: top and bottom of each of `rows`, points.
+    """
+
+    box: Box
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    lines: tuple[tuple[float, float], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +172,15 @@ class Page:
         number: from 1.
         width: points, as displayed (after the page's own rotation).
         height: points, as displayed.
-        text: NFC text in reading order, lines separated by newline, blocks by a blank line.
-        words: spans into `text` with boxes.
+        text: NFC text in reading order, lines separated by newline, blocks by a blank line. A word that was divided at
+            the end of a line is whole; the line breaks behind it.
+        words: spans into `text` with boxes; a divided word has two that touch, one for each part.
         ocr: None where the page's own text layer was used.
         error: why the page could not be read; then `text` is empty.
+        label: what the document calls the page (`iv`, `A-3`), where it says so; else empty.
+        links: only where details were asked for.
+        images: only where details were asked for.
+        tables: only where details or chunks were asked for.
     """
 
     number: int
@@ -132,6 +190,10 @@ class Page:
     words: Words
     ocr: OcrRecord | None = None
     error: str | None = None
+    label: str = ""
+    links: tuple[PageLink, ...] = ()
+    images: tuple[PageImage, ...] = ()
+    tables: tuple[Table, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +207,9 @@ class Chunk:
         end: offset into the page's text.
         text: `page.text[start:end]`.
         words: spans relative to `start`, with boxes.
+        heading: what stands over it: headings of the section and, for a table, the names of its columns; not a
+            quotation. Empty where there is none.
+        kind: `table` for rows of a table, which are never in one chunk with prose.
     """
 
     page: int
@@ -153,6 +218,8 @@ class Chunk:
     end: int
     text: str
     words: Words
+    heading: str = ""
+    kind: ChunkKind = "text"
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +251,21 @@ class PageReading:
 
 
 @dataclass(frozen=True, slots=True)
+class OutlineItem:
+    """An entry of a document's own table of contents.
+
+    Attributes:
+        level: from 1.
+        title: one line.
+        page: from 1; 0 where the entry leads to no page.
+    """
+
+    level: int
+    title: str
+    page: int
+
+
+@dataclass(frozen=True, slots=True)
 class DocumentInfo:
     """What a PDF says of itself before its pages are read.
 
@@ -191,11 +273,15 @@ class DocumentInfo:
         pages: page count.
         title: from its metadata, or empty.
         metadata: author, subject, producer and dates, as far as given.
+        outline: its table of contents, in order.
+        labels: what it calls each page; empty where it does not say.
     """
 
     pages: int
     title: str = ""
     metadata: dict[str, str] = field(default_factory=dict)
+    outline: tuple[OutlineItem, ...] = ()
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,15 +9,15 @@ recognition, a thousand times slower, are dealt out again in short ranges so tha
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
-import signal
 import socket
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from functools import cache
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 
 import ray
 import structlog
@@ -29,18 +29,34 @@ from ray.exceptions import (
 )
 
 from actors.deadline import Deadline
-from actors.errors import DeadlineExceeded, GatherumError, InvalidInput, NotFound, ReadingFailed, Unavailable
+from actors.errors import (
+    DeadlineExceeded,
+    DocumentTooLarge,
+    GatherumError,
+    InvalidInput,
+    NotFound,
+    ReadingFailed,
+    Unavailable,
+)
+from actors.gate import Gate
 from actors.messages import Box, DocumentInfo, Health, Mention, Page, PageRange, PageReading, Words
-from actors.reading.ranges import Range, after_failure, split, split_scanned
+from actors.reading import limits
+from actors.reading.ranges import Range, after_failure, ingest_width, split, split_scanned
 from config import logs
 from config.settings import EntitiesSettings, LogSettings, PdfSettings
 
 if TYPE_CHECKING:
-    from actors.reading.pages import Why
+    import pymupdf
+
+    from actors.reading.survey import Survey
+    from actors.reading.triage import Why
+
+Task = TypeVar("Task", bound=Callable[..., Any])
 
 AHEAD: Final = 2  # ranges in flight for each that can run, so that no core waits for the consumer of the last one
 LIGHT_TASKS: Final = 4  # inspections and renderings at once; they reserve no CPU
-PAGE_NICENESS: Final = 10
+PIXEL_BYTES: Final = 4  # at most, in a file that holds a rendering
+NICENESS: Final = 10  # of page tasks: a question's process gets nine times the CPU time of one, if both want it
 OCR_SHARE: Final = 0.9  # of a range's time; the rest is for the worker to report that Tesseract took too long
 
 # A node that went away says nothing about its pages: that is `Unavailable`, and waited out.
@@ -54,10 +70,12 @@ class Report:
     Attributes:
         done: pages among its readings.
         scanned: pages it left, each with what is wrong with its text: they need optical recognition.
+        chars: length of the text read.
     """
 
     done: tuple[int, ...]
     scanned: tuple[tuple[int, Why], ...] = ()
+    chars: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +99,48 @@ class Setup:
         model: spaCy pipeline; None where only the pages are wanted.
         logs: level and format.
         context: values bound to every log line, such as the request's id.
+        details: whether links, images and tables are wanted.
+        survey: what the chunks of a page need to know of the rest of the document; None where that is unknown.
     """
 
     settings: PdfSettings
     model: str | None
     logs: LogSettings
     context: dict[str, Any]
+    details: bool = False
+    survey: Survey | None = None
+
+
+def confined(work: Task) -> Task:
+    """The function as a task runs it: in a process that has given up what it does not need, and is given up when full.
+
+    Args:
+        work: takes a `Setup` as its last argument.
+    """
+
+    @functools.wraps(work)
+    def run(*args: Any) -> Any:
+        setup: Setup = args[-1]
+        settings = setup.settings
+        _set_up_process(setup.logs)
+        limits.confine(settings.worker_memory_mb, PIXEL_BYTES * settings.max_pixels // limits.MB + 1)
+        try:
+            with logs.bound(**setup.context):
+                return work(*args)
+        finally:
+            if limits.resident_memory() > settings.worker_max_rss_mb * limits.MB:
+                _retire(settings.task_max_calls)
+
+    return run  # type: ignore[return-value]  # the same signature
+
+
+def _retire(max_calls: int) -> None:
+    """Have Ray replace this process after the task, as it does after `max_calls` of them.
+
+    Ray counts only calls, so the count is brought to its last. To exit here would lose what the task returns.
+    """
+    counts = ray._private.worker.global_worker.function_actor_manager._num_task_executions
+    counts.update(dict.fromkeys(counts, max_calls - 1))
 
 
 def read_range(path: str, part: Range, setup: Setup) -> tuple[Report, tuple[PageReading, ...]]:
@@ -98,19 +152,19 @@ def read_range(path: str, part: Range, setup: Setup) -> tuple[Report, tuple[Page
         setup: see there.
 
     Raises:
-        EncryptedPdf, ReadingFailed, UnknownPage: the range cannot be read.
+        EncryptedPdf, DocumentTooLarge, ReadingFailed, UnknownPage: the range cannot be read.
     """
     from actors.reading import pages
 
     settings = setup.settings
     found: list[Page] = []
     scanned: list[tuple[int, Why]] = []
-    with _prepared(setup), pages.opened(path) as document:
+    with _opened(path, setup) as document:
         if part.whys:
             from actors.reading import ocr
 
             budget = settings.page_timeout_s * len(part.pages)
-            with _limit(budget):
+            with limits.clock(budget):
                 found = ocr.read(
                     document,
                     list(zip(part.pages, part.whys, strict=True)),
@@ -121,7 +175,7 @@ def read_range(path: str, part: Range, setup: Setup) -> tuple[Report, tuple[Page
                 )
         else:
             for number in part.pages:
-                with _limit(settings.page_timeout_s):
+                with limits.clock(settings.page_timeout_s):
                     page, why = pages.read(document, number)
                 if why:
                     scanned.append((number, why))
@@ -130,33 +184,61 @@ def read_range(path: str, part: Range, setup: Setup) -> tuple[Report, tuple[Page
         for page in found:
             if page.error:
                 logs.get().warning("page_unreadable", page=page.number, error=page.error)
+        if setup.details or setup.model:
+            from actors.reading import structure, tables
+
+            for index, page in enumerate(found):
+                with limits.clock(settings.page_timeout_s):
+                    page = tables.with_tables(document, page)
+                    found[index] = structure.detailed(document, page) if setup.details else page
         readings = tuple(map(PageReading, found))
         if setup.model:
-            with _limit(settings.page_timeout_s * len(part.pages)):
-                readings = enrich(found, settings.chunk_chars, setup.model)
-    return Report(tuple(page.number for page in found), tuple(scanned)), readings
+            with limits.clock(settings.page_timeout_s * len(part.pages)):
+                readings = enrich(found, settings.chunk_tokens, setup.model, setup.survey)
+    chars = sum(len(page.text) for page in found)
+    return Report(tuple(page.number for page in found), tuple(scanned), chars), readings
 
 
-def enrich(found: Sequence[Page], chunk_chars: int, model: str) -> tuple[PageReading, ...]:
+def enrich(
+    found: Sequence[Page], chunk_tokens: int, model: str, known: Survey | None = None
+) -> tuple[PageReading, ...]:
     """Pages with their chunks and mentions."""
     from actors.reading import chunking, mentions
+    from actors.reading.survey import Survey
 
+    survey = known or Survey()
     named = mentions.find_mentions([page.text for page in found], model)
     return tuple(
         PageReading(
             page,
-            chunking.chunk(page, chunk_chars),
+            chunking.chunk(page, chunk_tokens, furniture=survey.furniture, heading=survey.heading(page.number)),
             tuple(Mention(m.text, m.label, m.start, m.end, page.number) for m in names),
         )
         for page, names in zip(found, named, strict=True)
     )
 
 
+def survey_file(path: str, setup: Setup) -> Survey:
+    """`survey.survey` in a task."""
+    from actors.reading.survey import survey
+
+    with _opened(path, setup) as document, limits.clock(setup.settings.page_timeout_s):
+        return survey(document)
+
+
+def check_ocr(languages: tuple[str, ...]) -> None:
+    """`tesseract.check_languages`; what that needs is imported only here."""
+    from actors.reading import tesseract
+
+    tesseract.check_languages(languages)
+
+
 def inspect_file(path: str, setup: Setup) -> DocumentInfo:
     """`pages.inspect` in a task."""
     from actors.reading import pages
 
-    with _prepared(setup), _limit(setup.settings.page_timeout_s):
+    limits.check_file(path, setup.settings.max_file_mb)
+    with limits.clock(setup.settings.page_timeout_s):
         return pages.inspect(path, setup.settings.max_pages)
 
 
@@ -164,36 +246,32 @@ def render_page(path: str, page: int, boxes: tuple[Box, ...], dpi: int, setup: S
     """`pages.render` in a task."""
     from actors.reading import pages
 
-    with _prepared(setup), _limit(setup.settings.page_timeout_s):
+    limits.check_file(path, setup.settings.max_file_mb)
+    with limits.clock(setup.settings.page_timeout_s):
         return pages.render(path, page, boxes, dpi, setup.settings.max_pixels)
 
 
 @contextmanager
-def _prepared(setup: Setup) -> Iterator[None]:
-    _set_up_process(setup.logs)
-    with logs.bound(**setup.context):
-        yield
+def _opened(path: str, setup: Setup) -> Iterator[pymupdf.Document]:
+    """The open document, if it is within the limits. Opening a damaged one searches it, so that has its clock too."""
+    from actors.reading import pages
+
+    settings = setup.settings
+    limits.check_file(path, settings.max_file_mb)
+    with ExitStack() as stack:
+        with limits.clock(settings.page_timeout_s):
+            document = stack.enter_context(pages.opened(path))
+            count = document.page_count
+        if count > settings.max_pages:
+            raise DocumentTooLarge(f"The PDF has {count:,} pages; the limit is {settings.max_pages:,}.")
+        yield document
 
 
 @cache
 def _set_up_process(settings: LogSettings) -> None:
     logs.configure(settings, role="pages")
-    # Reading is work for the time that questions leave.
-    os.nice(PAGE_NICENESS)
-
-
-@contextmanager
-def _limit(seconds: float) -> Iterator[None]:
-    """Let the kernel end this process if the block takes longer.
-
-    The clock is the worker's, not the actor's, which could not tell a slow page from one that waits for a core. Nothing
-    handles the alarm's signal, so it ends a loop inside MuPDF as well, where no Python code would run.
-    """
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+    # Reading is work for the time that questions leave. Once a process: `nice` adds up.
+    os.nice(NICENESS)
 
 
 # --- in the actor ---------------------------------------------------------------------------------------------------
@@ -205,24 +283,34 @@ class Pdf:
     ROLE: ClassVar[str] = "pdf"
     IDEMPOTENT: ClassVar[frozenset[str]] = frozenset({"inspect", "render", "health"})
 
-    def __init__(self, settings: PdfSettings, entities: EntitiesSettings, logs: LogSettings) -> None:
+    def __init__(
+        self, settings: PdfSettings, entities: EntitiesSettings, logs: LogSettings, *, ingest_cpus: float = 0
+    ) -> None:
         self._settings = settings
+        self._ingest_cpus = ingest_cpus
+        self._ingesting = Gate(1)
         self._model = entities.model
         self._logs = logs
         self._light = asyncio.Semaphore(LIGHT_TASKS)
         self._documents = 0
         # Retries are ours: after a crash Ray would repeat the whole range, and crash again.
         calls = settings.task_max_calls
-        self._read_range: Any = ray.remote(num_cpus=settings.task_cpus, num_returns=2, max_calls=calls, max_retries=0)(
-            read_range
-        )
+        heavy = ray.remote(num_cpus=settings.task_cpus, num_returns=2, max_calls=calls, max_retries=0)
+        self._read_range: Any = heavy(confined(read_range))
         # Without a CPU of their own, so that they never queue behind optical recognition.
         light = ray.remote(num_cpus=0, max_calls=calls, max_retries=0)
-        self._inspect_file: Any = light(inspect_file)
-        self._render_page: Any = light(render_page)
+        self._inspect_file: Any = light(confined(inspect_file))
+        self._survey_file: Any = light(confined(survey_file))
+        self._render_page: Any = light(confined(render_page))
 
     async def start(self) -> None:
-        """Nothing to start: the tasks' processes are Ray's."""
+        """Check that this node can read scanned pages. The tasks' processes are Ray's.
+
+        Raises:
+            ReadingFailed: Tesseract or a language pack is missing.
+        """
+        # Now, and not when the first scan comes along, which may be page 800 of an upload.
+        await asyncio.to_thread(check_ocr, self._settings.ocr_languages)
 
     async def stop(self) -> None:
         """Nothing to stop: Ray ends the tasks of an actor that is gone."""
@@ -260,7 +348,7 @@ class Pdf:
         return png
 
     async def read(
-        self, path: str, pages: Sequence[int], *, enrich: bool, deadline: Deadline
+        self, path: str, pages: Sequence[int], *, enrich: bool, details: bool = False, deadline: Deadline
     ) -> AsyncIterator[PageRange]:
         """Read pages, yielding them as they are finished, in no particular order.
 
@@ -271,23 +359,33 @@ class Pdf:
             path: of the PDF.
             pages: numbers from 1.
             enrich: whether chunks and mentions are wanted too.
-            deadline: of the whole reading.
+            details: whether the links, images and tables of pages are wanted too.
+            deadline: of the whole reading; `pdf.document_timeout_s` is its limit in any case.
 
         Raises:
-            EncryptedPdf, ReadingFailed, UnknownPage: the document cannot be read at all.
+            EncryptedPdf, DocumentTooLarge, ReadingFailed, UnknownPage: the document cannot be read at all.
             DeadlineExceeded: it did not finish in time.
         """
+        deadline = deadline.within(self._settings.document_timeout_s)
         deadline.check("reading the document")
-        setup = self._setup(self._model if enrich else None)
+        chars = 0
+        setup = replace(self._setup(self._model if enrich else None), details=details)
+        if enrich:
+            setup = replace(setup, survey=await self._survey(path, deadline))
         waiting = deque(split(pages, self._settings.range_pages))
         running: dict[asyncio.Task[tuple[Report, Any] | Failure], Range] = {}
-        width = await asyncio.to_thread(self._width)
+        cpus = await asyncio.to_thread(_cluster_cpus)
+        width = AHEAD * max(1, int(cpus / self._settings.task_cpus))
+        gate = None
+        if enrich:
+            gate = self._ingesting
+            gate.widen(ingest_width(cpus, self._ingest_cpus, self._settings.task_cpus, self._settings.replicas))
         self._documents += 1
         try:
             while waiting or running:
                 while waiting and len(running) < width:
                     part = waiting.popleft()
-                    running[asyncio.create_task(self._run_range(path, part, setup))] = part
+                    running[asyncio.create_task(self._run_range(path, part, setup, gate))] = part
                 finished, _ = await asyncio.wait(
                     running, timeout=deadline.remaining(), return_when=asyncio.FIRST_COMPLETED
                 )
@@ -303,6 +401,11 @@ class Pdf:
                             yield PageRange((number,), (_unreadable(number, outcome.reason),))
                         continue
                     report, readings = outcome
+                    chars += report.chars
+                    if chars > self._settings.max_text_mb * limits.MB:
+                        raise DocumentTooLarge(
+                            f"The text of the PDF is longer than {self._settings.max_text_mb:g} million characters."
+                        )
                     waiting.extend(split_scanned(report.scanned, self._settings.scanned_range_pages))
                     if report.done:
                         yield PageRange(report.done, readings)
@@ -315,15 +418,23 @@ class Pdf:
     def _setup(self, model: str | None) -> Setup:
         return Setup(self._settings, model, self._logs, structlog.contextvars.get_contextvars())
 
-    def _width(self) -> int:
-        """Ranges of one document in flight. Asks Ray each time, for the cluster grows and shrinks."""
-        cpus = ray.cluster_resources().get("CPU", 1.0)
-        return AHEAD * max(1, int(cpus / self._settings.task_cpus))
-
-    async def _run_range(self, path: str, part: Range, setup: Setup) -> tuple[Report, Any] | Failure:
-        report, readings = self._read_range.remote(path, part, setup)
+    async def _survey(self, path: str, deadline: Deadline) -> Survey | None:
+        """What ranges share; None where looking the document over crashes or takes too long, whichever the range."""
         try:
-            return await _outcome(report), readings
+            survey: Survey = await self._run_light(
+                self._survey_file, path, what="looking the document over", deadline=deadline
+            )
+        except ReadingFailed as error:
+            # One bad page among those looked at must not cost the others: without it, heads and feet stay in chunks.
+            logs.get().warning("no_survey", error=error.detail)
+            return None
+        return survey
+
+    async def _run_range(self, path: str, part: Range, setup: Setup, gate: Gate | None) -> tuple[Report, Any] | Failure:
+        try:
+            async with gate.passed() if gate else nullcontext():
+                report, readings = self._read_range.remote(path, part, setup)
+                return await _outcome(report), readings
         except (InvalidInput, NotFound):
             # Of the document, not of these pages.
             raise
@@ -342,6 +453,11 @@ class Pdf:
             return await deadline.run(run(), f"{what[0].upper()}{what[1:]}")
         except PROCESS_DIED:
             raise ReadingFailed(f"The PDF is damaged: {what} crashed or took too long.") from None
+
+
+def _cluster_cpus() -> float:
+    """Asks Ray each time, for the cluster grows and shrinks."""
+    return float(ray.cluster_resources().get("CPU", 1.0))
 
 
 async def _outcome(ref: Any) -> Any:

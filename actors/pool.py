@@ -218,6 +218,20 @@ async def on_each(role: R, call: Callable[[R], Awaitable[T]]) -> list[T | Gather
     return [task.result() for task in tasks]
 
 
+async def value_of(value: Any, *, deadline: Deadline) -> Any:
+    """What a message refers to: the object of a reference; anything else (without Ray) is it already.
+
+    Raises:
+        Unavailable: the object was lost with the process that owned it.
+    """
+    if not isinstance(value, ray.ObjectRef):
+        return value
+    try:
+        return await deadline.run(value, "Taking over the pages")
+    except RayError as error:
+        raise Unavailable("Pages were lost on their way. Try again.") from error
+
+
 def _cause(error: RayTaskError, what: str) -> Exception:
     """The error that the remote side raised, as our own type where it is one of ours."""
     cause = error.cause

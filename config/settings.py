@@ -8,13 +8,15 @@ settings at import: they are loaded once at a process's entry and handed down, e
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 PREFIX = "GATHERUM_"
 DELIMITER = "__"
@@ -22,6 +24,12 @@ CONFIG_VARIABLE = "GATHERUM_CONFIG"
 NOT_SETTINGS = frozenset({CONFIG_VARIABLE, "GATHERUM_DATA"})
 """Names with the prefix that are no settings; `GATHERUM_DATA` is where the benchmarks find their corpora."""
 DEFAULTS = Path(__file__).with_name("default.yaml")
+
+_LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+HOST_AND_PORT = re.compile(
+    rf"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<name>{_LABEL}(?:\.{_LABEL})*))(?::(?P<port>[0-9]{{1,5}}))?"
+)
+"""A host, or a host with a port, as in a URL."""
 
 ALIASES: Mapping[str, tuple[str, str]] = {
     "DATABASE_URL": ("database", "url"),
@@ -50,6 +58,8 @@ class ApiSettings(Section):
     replicas: int = Field(ge=1, description="Processes that accept requests.")
     max_concurrent_requests: int = Field(ge=1, description="Requests in flight per replica; more are refused with 429.")
     max_upload_mb: float = Field(gt=0, description="Largest file accepted, MB (10^6 bytes).")
+    max_extractions: int = Field(ge=1, description="Extractions under way at once per replica; more get a 429.")
+    max_extract_mb: float = Field(gt=0, description="Longest answer of an extraction that is not streamed, MB.")
     max_question_chars: int = Field(ge=1, description="Longest question accepted, characters.")
     batch_size: int = Field(ge=1, description="Most questions that travel to the orchestrator together.")
     batch_wait_ms: float = Field(ge=0, description="How long a question waits for company, ms.")
@@ -92,14 +102,22 @@ class PdfSettings(Section):
     range_pages: int = Field(ge=1, description="Pages read by one task.")
     scanned_range_pages: int = Field(ge=1, description="Pages read by one task where they need OCR.")
     task_cpus: float = Field(gt=0, description="CPUs Ray sets aside for a page task.")
-    task_max_calls: int = Field(ge=1, description="Tasks after which a worker process is replaced.")
+    task_max_calls: int = Field(ge=2, description="Tasks after which a worker process is replaced.")
+    worker_max_rss_mb: int = Field(
+        ge=300, description="Private memory in RAM from which a worker process is replaced after its task, MB."
+    )
+    worker_memory_mb: int = Field(
+        ge=300, description="Memory a worker process may take beyond what it starts with, and each of its children, MB."
+    )
     page_timeout_s: float = Field(gt=0, description="Budget of one page, s; a range gets the sum.")
     document_timeout_s: float = Field(gt=0, description="Budget of a document, s.")
+    max_file_mb: float = Field(gt=0, description="Largest file opened, MB (10^6 bytes).")
     max_pages: int = Field(ge=1, description="Largest document accepted, pages.")
-    ocr_dpi: int = Field(ge=72, le=1200, description="Resolution scanned pages are rendered at.")
+    max_text_mb: float = Field(gt=0, description="Longest text taken from one document, millions of characters.")
+    ocr_dpi: int = Field(ge=72, le=1200, description="Finest resolution scanned pages are drawn at.")
     ocr_languages: tuple[str, ...] = Field(min_length=1, description="Tesseract language codes.")
     max_pixels: int = Field(ge=1_000_000, description="Largest rendering of a page, pixels.")
-    chunk_chars: int = Field(ge=100, le=20_000, description="Target length of a chunk, characters.")
+    chunk_tokens: int = Field(ge=20, le=8_000, description="Longest chunk, word pieces (estimated).")
 
 
 class DatabaseSettings(Section):
@@ -119,6 +137,11 @@ class IngestSettings(Section):
     poll_s: float = Field(gt=0, description="Longest wait for a new job, s.")
     max_attempts: int = Field(ge=1, description="Attempts before a job is given up.")
     retry_base_s: float = Field(ge=0, description="First pause before a failed job is tried again, s; doubles.")
+    cpus: float = Field(
+        ge=0,
+        description="CPUs of the cluster that its page tasks may use at once; 0 leaves one to questions where there "
+        "are more than two, and else leaves them their share by priority alone.",
+    )
 
 
 class SourcesSettings(Section):
@@ -128,6 +151,32 @@ class SourcesSettings(Section):
     timeout_s: float = Field(gt=0, description="Budget of one look-up, s.")
     max_rows: int = Field(ge=1, description="Most rows read by one look-up.")
     max_values: int = Field(ge=0, description="Most name-like values taken from one column.")
+
+
+class EgressSettings(Section):
+    """Fetching PDFs from URLs (`actors/egress.py`, `serve/fetch.py`)."""
+
+    enabled: bool = Field(description="Whether URLs are fetched at all.")
+    allow_hosts: tuple[str, ...] = Field(
+        description="What is open besides the public internet: `host`, `host:port`, an address, or a network in CIDR "
+        "notation. The addresses of a host named here are not vetted."
+    )
+    timeout_s: float = Field(gt=0, description="Budget of fetching one file, redirects included, s.")
+    max_fetches: int = Field(ge=1, description="Files fetched at once per replica; more get a 429.")
+
+    @field_validator("allow_hosts")
+    @classmethod
+    def _are_hosts_or_networks(cls, entries: tuple[str, ...]) -> tuple[str, ...]:
+        """At the start, or an entry that means nothing would only be found by the first replica."""
+        for entry in entries:
+            try:
+                ip_network(entry)
+            except ValueError:
+                if not HOST_AND_PORT.fullmatch(entry):
+                    raise ValueError(
+                        f"{entry!r} is neither a host, nor host:port, nor a network such as 10.0.0.0/8"
+                    ) from None
+        return entries
 
 
 class RaySettings(Section):
@@ -157,6 +206,7 @@ class Settings(Section):
     database: DatabaseSettings
     ingest: IngestSettings
     sources: SourcesSettings
+    egress: EgressSettings
     ray: RaySettings
     logs: LogSettings
 

@@ -14,14 +14,17 @@ from importlib.metadata import version
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from actors.errors import Overloaded
 from config import logs
 from serve import problems
-from serve.routes import admin, ask, collections, documents, jobs, sources
-from serve.services import Services
+from serve.fetch import Fetcher
+from serve.routes import admin, ask, collections, documents, extract, jobs, sources
+from serve.services import Services, Turnstile
 
+UPLOAD_PATHS = frozenset({documents.UPLOAD_PATH, extract.PATH})
 BODY_LIMIT = 2_000_000
 """Largest body of a call that is no upload, bytes. Uploads have `api.max_upload_mb`."""
 
@@ -40,8 +43,10 @@ def create_app(services: Services) -> FastAPI:
         license_info={"name": "AGPL-3.0-or-later", "identifier": "AGPL-3.0-or-later"},
     )
     app.state.services = services
+    app.state.fetcher = Fetcher(services.settings.egress, services.settings.api)
+    app.state.extractions = Turnstile(services.settings.api.max_extractions, "extractions")
     problems.install(app)
-    for module in (ask, documents, jobs, collections, sources, admin):
+    for module in (ask, documents, extract, jobs, collections, sources, admin):
         app.include_router(module.router)
     app.add_middleware(_Envelope, limit=services.settings.api.max_concurrent_requests)
     return app
@@ -71,7 +76,7 @@ class _Envelope:
         status = 0
         received = 0
         began = time.perf_counter()
-        upload = scope["path"] == documents.UPLOAD_PATH
+        upload = scope["path"] in UPLOAD_PATHS
 
         async def bounded() -> Message:
             nonlocal received
@@ -95,6 +100,8 @@ class _Envelope:
         with logs.bound(request_id=request_id):
             try:
                 await self._app(scope, bounded, watched)
+            except ClientDisconnect:
+                logs.get().info("client_gone", path=scope["path"])
             except Exception as error:
                 # In a thread: a traceback is written with lines of source files, which are read for it.
                 await asyncio.to_thread(logs.get().error, "defect", path=scope["path"], exc_info=error)

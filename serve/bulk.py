@@ -30,11 +30,12 @@ class Outcome:
     """What has become of one file so far.
 
     Attributes:
+        path: of a file here; the text of a URL that the server fetches.
         state: `unsent`; `accepted` while the server reads it; `refused` by it, or unreadable here; else the job's.
         pages_before: pages that had been read before this run, of a duplicate.
     """
 
-    path: Path
+    path: Path | str
     state: State = "unsent"
     document_id: str | None = None
     job_id: str | None = None
@@ -121,14 +122,23 @@ class Report:
         }
 
 
-def find_pdfs(paths: Iterable[Path]) -> list[Path]:
-    """The PDFs below the folders, by name, and every file named outright, each once.
+def is_url(text: str) -> bool:
+    """Whether the server is to fetch it."""
+    return text.lower().startswith(("http://", "https://"))
+
+
+def find_pdfs(names: Iterable[Path | str]) -> list[Path | str]:
+    """The PDFs below the folders, by name, and every file and URL named outright, each once.
 
     Raises:
         FileNotFoundError: a path does not exist; the message names it.
     """
-    found: dict[Path, Path] = {}
-    for path in paths:
+    found: dict[Path | str, Path | str] = {}
+    for name in names:
+        if isinstance(name, str) and is_url(name):
+            found.setdefault(name, name)
+            continue
+        path = Path(name)
         if not path.exists():
             raise FileNotFoundError(f"There is no file or folder {path}.")
         for file in _walk(path) if path.is_dir() else (path,):
@@ -173,7 +183,10 @@ async def ingest(client: AsyncClient, report: Report, *, collection: str) -> Non
 async def _take(client: AsyncClient, outcome: Outcome, uploads: asyncio.Semaphore, collection: str) -> None:
     try:
         async with uploads:
-            receipt = await client.upload(outcome.path, collection=collection)
+            if isinstance(outcome.path, Path):
+                receipt = await client.upload(outcome.path, collection=collection)
+            else:
+                receipt = await client.upload_url(outcome.path, collection=collection)
         outcome.state = "accepted"
         outcome.document_id, outcome.job_id, outcome.duplicate = receipt.document_id, receipt.job_id, receipt.duplicate
         first = True

@@ -13,6 +13,7 @@ import contextlib
 import json
 import sys
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from enum import StrEnum
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as distribution_version
 from pathlib import Path
@@ -28,6 +29,15 @@ if TYPE_CHECKING:
     from serve.client import AsyncClient
 
 T = TypeVar("T")
+
+
+class Form(StrEnum):
+    """Forms that a reading is printed in."""
+
+    JSON = "json"
+    TEXT = "text"
+    MARKDOWN = "markdown"
+
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells expect."""
@@ -207,7 +217,10 @@ def status(data_dir: DataDir = None, as_json: Json = False) -> None:
 
 @app.command()
 def ingest(
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="PDFs, and folders to look for *.pdf in.")],
+    paths: Annotated[
+        list[str],
+        typer.Argument(metavar="PATH...", help="PDFs, folders to look for *.pdf in, and URLs that the server fetches."),
+    ],
     collection: Annotated[str, typer.Option(help="Collection the documents go to.")] = "default",
     url: Url = None,
     as_json: Json = False,
@@ -220,7 +233,7 @@ def ingest(
     except FileNotFoundError as error:
         _fail(str(error), 2)
     if not files:
-        _fail("There are no PDFs in " + ", ".join(map(str, paths)) + ".", 1)
+        _fail("There are no PDFs in " + ", ".join(paths) + ".", 1)
     report = bulk.Report([bulk.Outcome(file) for file in files])
     try:
         interrupted = not ingest_shown(_url(url), report, collection=collection, quiet=as_json)
@@ -256,6 +269,25 @@ def ingest_shown(url: str, report: Any, *, collection: str, quiet: bool) -> bool
     except KeyboardInterrupt:
         return False
     return True
+
+
+@app.command()
+def extract(
+    file: Annotated[str, typer.Argument(help="A PDF, or a URL that the server fetches.")],
+    pages: Annotated[str, typer.Option(help="Such as 1-3,7 or 5-; all by default.")] = "",
+    form: Annotated[Form, typer.Option("--format", help="Form of the pages.")] = Form.TEXT,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Read a PDF and print what it says. Nothing is stored."""
+    from serve import bulk
+
+    what = file if bulk.is_url(file) else Path(file)
+    if isinstance(what, Path) and not what.is_file():
+        _fail(f"There is no file {file}.", 2)
+    chosen = Form.JSON if as_json else form
+    body = _with_client(url, lambda client: client.extract(what, form=chosen.value, pages=pages))
+    typer.echo(body, nl=chosen is Form.JSON)
 
 
 @app.command()

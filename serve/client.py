@@ -23,6 +23,9 @@ import httpx
 CHUNK = 256 * 1024
 """Bytes read from a file at a time."""
 
+LONG_S = 1000.0
+"""Longest silence of the server while it fetches or reads a whole document: more than its own limit, s."""
+
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 5.0
 """Pause before a call is repeated, s; doubles from the first to the longest, less a random part."""
 
@@ -165,6 +168,42 @@ class AsyncClient:
         answer = await self._patiently(send)
         return Receipt(answer["document_id"], answer["job_id"], answer["duplicate"])
 
+    async def upload_url(self, url: str, *, collection: str) -> Receipt:
+        """Have the server fetch a file and take it in.
+
+        Raises:
+            ApiError: it was refused, and why.
+            Unreachable: no answer came. The file may have been taken; sending the URL again does no harm.
+        """
+        params = {"collection": collection}
+        answer = await self._patiently(
+            lambda: self._call("POST", "/v1/documents", params=params, json={"url": url}, timeout=LONG_S)
+        )
+        return Receipt(answer["document_id"], answer["job_id"], answer["duplicate"])
+
+    async def extract(self, what: Path | str, *, form: str = "json", pages: str = "") -> bytes:
+        """Read a PDF without storing it.
+
+        Args:
+            what: a file here, or a URL that the server fetches.
+            form: `json`, `text` or `markdown`.
+            pages: such as `1-3,7`; empty for all.
+
+        Returns:
+            The body of `POST /v1/extract`.
+        """
+
+        async def send(**body: Any) -> bytes:
+            params = {"format": form, "pages": pages}
+            return (await self._send("POST", "/v1/extract", params=params, timeout=LONG_S, **body)).content
+
+        if isinstance(what, str):
+            return await send(json={"url": what})
+        async with _opened(what) as (file, size):
+            multipart = Multipart("file", what.name, size)
+            headers = {"content-type": multipart.content_type, "content-length": str(multipart.length)}
+            return await send(content=multipart.stream(file), headers=headers)
+
     async def job(self, job_id: str) -> dict[str, Any]:
         """The state of a job."""
         return await self._patiently(lambda: self._call("GET", f"/v1/jobs/{job_id}"))
@@ -240,7 +279,7 @@ class AsyncClient:
             await asyncio.sleep(wait)
             pause = min(LONGEST_PAUSE_S, pause * 2)
 
-    async def _call(self, method: str, path: str, **how: Any) -> dict[str, Any]:
+    async def _send(self, method: str, path: str, **how: Any) -> httpx.Response:
         try:
             response = await self._http.request(method, path, **how)
         except httpx.ConnectError:
@@ -251,6 +290,10 @@ class AsyncClient:
             raise Unreachable(f"The connection to {self.url} broke: {error or type(error).__name__}.") from None
         if response.is_error:
             raise ApiError.of(response)
+        return response
+
+    async def _call(self, method: str, path: str, **how: Any) -> dict[str, Any]:
+        response = await self._send(method, path, **how)
         if not response.content:
             return {}
         try:

@@ -53,6 +53,13 @@ class SourceBody(Body):
     path: str = Field(min_length=1, max_length=1000, description="File, relative to `sources.sqlite_root`.")
 
 
+class UrlBody(Body):
+    """A PDF to be fetched."""
+
+    url: str = Field(description="Where the PDF is: http or https.", examples=["https://example.org/report.pdf"])
+    metadata: dict[str, Any] = Field(default_factory=dict, description="Kept with the document.")
+
+
 class Problem(BaseModel):
     """An error, as RFC 9457 problem details."""
 

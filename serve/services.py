@@ -5,7 +5,8 @@ Routes take it from the application's state, so the application can be built, an
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Protocol
 
@@ -14,7 +15,7 @@ from fastapi import Depends, Request
 from actors.database import Database
 from actors.deadline import Deadline
 from actors.entities import Entities
-from actors.errors import GatherumError
+from actors.errors import GatherumError, Overloaded
 from actors.ingest import Ingest
 from actors.messages import Health, Query, Question
 from actors.orchestrator import Orchestrator
@@ -69,6 +70,35 @@ class Services:
     ask: Callable[[Question], Awaitable[bytes]]
     search: Callable[[Query, Deadline], Awaitable[bytes]]
     health: Callable[[Deadline], Awaitable[dict[str, Health | GatherumError]]]
+
+
+class Turnstile:
+    """Lets so many in at once, and turns the others away instead of letting them queue.
+
+    Args:
+        places: most inside.
+        what: named in the refusal, in the plural.
+    """
+
+    def __init__(self, places: int, what: str) -> None:
+        self._places = places
+        self._what = what
+        self.inside = 0
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """Inside while the block runs.
+
+        Raises:
+            Overloaded: it is full.
+        """
+        if self.inside >= self._places:
+            raise Overloaded(f"{self._places} {self._what} are under way, the most at once. Try again later.")
+        self.inside += 1
+        try:
+            yield
+        finally:
+            self.inside -= 1
 
 
 async def _services(request: Request) -> Services:

@@ -26,6 +26,11 @@ MAX_PARTS = 20
 HOW = "Send multipart/form-data with the PDF in a part named `file`."
 
 
+def plain_name(name: str) -> str:
+    """A file's name without any folder: some clients send a whole path, in the style of their own system."""
+    return PurePath(name.replace("\\", "/")).name[:500] or "document.pdf"
+
+
 class Upload:
     """The form of an upload: the file goes to `incoming`, the small fields stay here.
 
@@ -146,8 +151,7 @@ class Upload:
             if self._files > 1:
                 raise MalformedRequest("The form has more than one file. Send one file a request.")
             name = self._disposition.get(b"filename", b"").decode("utf-8", "replace")
-            # Some clients send a whole path, in the style of their own system.
-            self.filename = PurePath(name.replace("\\", "/")).name[:500] or "document.pdf"
+            self.filename = plain_name(name)
         else:
             self._field = bytearray()
 

@@ -1,54 +1,47 @@
-"""The single wrapper around Tesseract: page images in, pages with word boxes out.
+"""Reads pages optically: draws them, sets them upright, has Tesseract recognise them, and puts the words in place.
 
-Tesseract is started once for a list of pages, because loading its model costs as much as a third of a page. It runs
-with one thread: Ray sets CPUs aside for a task, and a page a core gains more than OpenMP inside Tesseract. Its files
-live in a private folder; folders left behind by killed processes are swept by the next one.
+Where a page has text of its own that can be used, what is recognised only adds to it. Which way is up is not asked of
+every page, for Tesseract's own answer takes as long as half a page: lines that run up and down show in the pixels, and
+a page that stands on its head shows in the result, so only a poor one is turned and tried again, a quarter of it first.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
-import numpy.typing as npt
-import pytesseract
-from PIL import Image
-from pytesseract.pytesseract import run_tesseract
 
-from actors.errors import ReadingFailed
 from actors.messages import OcrRecord, Page, Words
-from actors.reading import pages
-from actors.reading.pages import Why
+from actors.reading import merging, pages, scans, tesseract, triage
+from actors.reading.scans import Bitmap, Placement
+from actors.reading.tesseract import Word
+from actors.reading.text import assemble
+from actors.reading.triage import COVERING_SHARE, Why
 
 if TYPE_CHECKING:
     import pymupdf
 
-FOLDER_PREFIX: Final = "gatherum-ocr-"
-TABLE: Final = "-c tessedit_create_tsv=1"
-WORD_LEVEL: Final = "5"
-HIDDEN_GAIN: Final = 2  # a covering image must hold this many times the words of the text over it to replace them
+POOR: Final = 70.0  # mean confidence; pages on their head have 30 to 55, upright ones that can be read 80 to 96
+SURE: Final = 70.0  # confidence of a word that counts for the way a page is turned
+BETTER: Final = 1.5  # times as many sure letters as in the likelier way, or that one stands
+WORTH_ADDING: Final = 60.0  # confidence of a word that is put among a page's own text
+MIN_DPI: Final = 72
 
 
 @dataclass(frozen=True, slots=True)
 class Scan:
-    """One page to recognise.
+    """What is to be recognised: a page, or a picture on one.
 
     Attributes:
-        number: from 1.
-        width: points, as displayed.
-        height: points, as displayed.
+        number: of the page, from 1.
+        width: of the page, points, as displayed.
+        height: of the page, points, as displayed.
         why: what is wrong with the page's own text.
-        dpi: resolution of the pixels.
-        pixels: grey values, shape (height, width).
+        dpi: resolution of the bitmap.
+        bitmap: as drawn.
         milliseconds: spent on drawing it.
     """
 
@@ -57,53 +50,29 @@ class Scan:
     height: float
     why: Why
     dpi: int
-    pixels: npt.NDArray[np.uint8]
+    bitmap: Bitmap
     milliseconds: float = 0.0
 
 
-class _Word(NamedTuple):
-    """A word of Tesseract's table: where it belongs, its box in pixels, its confidence from 0 to 100."""
+@dataclass(frozen=True, slots=True)
+class Recognised:
+    """A scan, read.
 
-    block: int
-    line: tuple[int, int]
-    left: int
-    top: int
-    width: int
-    height: int
-    confidence: float
-    text: str
-
-
-@cache
-def engine() -> str:
-    """Program and version, e.g. `tesseract 5.3.0`.
-
-    Raises:
-        ReadingFailed: Tesseract is not installed.
+    Attributes:
+        scan: as drawn.
+        bitmap: as recognised.
+        words: in reading order; their boxes are in the bitmap's pixels.
     """
-    try:
-        return f"tesseract {pytesseract.get_tesseract_version()}"
-    # pytesseract exits the process over a version it does not understand.
-    except (pytesseract.TesseractNotFoundError, SystemExit):
-        raise ReadingFailed("Scanned pages cannot be read: the program tesseract is not installed.") from None
 
+    scan: Scan
+    bitmap: Bitmap
+    words: Sequence[Word]
 
-@cache
-def check_languages(languages: tuple[str, ...]) -> None:
-    """Make sure that every language pack is there; Tesseract itself silently goes on with those it finds.
-
-    Raises:
-        ReadingFailed: one is missing.
-    """
-    engine()
-    # The folder names scripts as script/Latin; pytesseract lists only plain codes.
-    installed = set(pytesseract.get_languages())
-    missing = [language for language in languages if language not in installed]
-    if missing:
-        raise ReadingFailed(
-            f"Scanned pages cannot be read: Tesseract has no language pack {', '.join(missing)}. "
-            "Install it or change pdf.ocr_languages."
-        )
+    @property
+    def dpi(self) -> int:
+        """Resolution of the bitmap."""
+        where = self.bitmap.placement
+        return max(1, round(72 / float(np.hypot(where.a, where.b))))
 
 
 def read(
@@ -120,7 +89,8 @@ def read(
     Args:
         document: an open document.
         wanted: page numbers from 1, each with what is wrong with its text layer.
-        dpi: resolution; lowered for a page that would exceed `max_pixels`.
+        dpi: highest resolution; a scan that is coarser is drawn as fine as it is, and a page that would exceed
+            `max_pixels` is drawn coarser.
         max_pixels: largest rendering.
         languages: Tesseract codes.
         timeout_s: budget of the whole call.
@@ -132,137 +102,160 @@ def read(
         ReadingFailed: Tesseract or a language pack is missing, it crashed, or it took too long.
     """
     started = perf_counter()
-    check_languages(languages)
+    tesseract.check_languages(languages)
     done: dict[int, Page] = {}
-    scans: list[Scan] = []
+    own: dict[int, Page] = {}
+    scanned: list[Scan] = []
     for number, why in wanted:
-        drawn = _draw(document, number, why, dpi, max_pixels)
-        if isinstance(drawn, Page):
-            done[number] = drawn
+        try:
+            own[number], _ = pages.read(document, number)
+            drawn = _draw(document[number - 1], own[number], why, dpi, max_pixels)
+        except pages.DAMAGE as error:
+            done[number] = Page(number, 0.0, 0.0, "", Words(), error=f"The page cannot be drawn: {pages.brief(error)}")
         else:
-            scans.append(drawn)
+            scanned += drawn
     left = timeout_s - (perf_counter() - started)
-    for page in recognise(scans, languages=languages, timeout_s=left):
-        done[page.number] = page
+    before = perf_counter()
+    found = recognise(scanned, languages=languages, timeout_s=left)
+    spent = (perf_counter() - before) * 1000 / max(1, len(found))
     for number, why in wanted:
-        if why == "hidden":
-            # The image under a few words may be a scan under a stamp, or the background of a slide.
-            own, _ = pages.read(document, number)
-            if len(done[number].words) < HIDDEN_GAIN * len(own.words):
-                done[number] = own
+        parts = [part for part in found if part.scan.number == number]
+        if number not in done:
+            done[number] = _joined(own[number], why, parts, languages, spent) if parts else own[number]
     return [done[number] for number, _ in wanted]
 
 
-def _draw(document: pymupdf.Document, number: int, why: Why, dpi: int, max_pixels: int) -> Scan | Page:
+def _draw(source: pymupdf.Page, own: Page, why: Why, dpi: int, max_pixels: int) -> list[Scan]:
+    """The page, or its pictures if only they lack text, as finely as their own pixels lie and no finer than `dpi`."""
     started = perf_counter()
-    try:
-        source = document[number - 1]
-        width, height = float(source.rect.width), float(source.rect.height)
-        pixels, dpi = pages.rasterise(source, dpi, max_pixels, grey=True)
-    except pages.DAMAGE as error:
-        return Page(number, 0.0, 0.0, "", Words(), error=f"The page cannot be drawn: {pages.brief(error)}")
-    return Scan(number, width, height, why, dpi, pixels, (perf_counter() - started) * 1000)
+    width, height = float(source.rect.width), float(source.rect.height)
+    if why == "mixed":
+        found = pages.silent_pictures(source, own)
+    else:
+        found = tuple(
+            picture for picture in triage.pictures(source) if _area(picture.box) >= COVERING_SHARE * width * height
+        )
+    if found:
+        # Drawn at the resolution of the image a page costs 4 to 7 ms, and is right for masks, flips, and all that the
+        # image alone does not say; only more pixels than it has would cost.
+        dpi = max(MIN_DPI, min(dpi, round(max(picture.dpi for picture in found))))
+    pixels, dpi = pages.rasterise(source, dpi, max_pixels, grey=True)
+    boxes = [picture.box for picture in found] if why == "mixed" else [(0.0, 0.0, width, height)]
+    scale = 72 / dpi
+    parts = []
+    for box in boxes:
+        part = np.ascontiguousarray(pages.cut(pixels, box, dpi))
+        left, top = int(box[0] / scale), int(box[1] / scale)
+        place = Placement(scale, 0, 0, scale, left * scale, top * scale)
+        if part.size:
+            parts.append(Scan(own.number, width, height, why, dpi, Bitmap(scans.dark_on_light(part), place)))
+    milliseconds = (perf_counter() - started) * 1000 / max(1, len(parts))
+    return [replace(part, milliseconds=milliseconds) for part in parts]
 
 
-def recognise(scans: Sequence[Scan], *, languages: tuple[str, ...], timeout_s: float) -> list[Page]:
-    """Run Tesseract once over several pages.
+def _area(box: tuple[float, float, float, float]) -> float:
+    return (box[2] - box[0]) * (box[3] - box[1])
+
+
+def recognise(scanned: Sequence[Scan], *, languages: tuple[str, ...], timeout_s: float) -> list[Recognised]:
+    """Recognise scans together, whichever way they are turned.
 
     Raises:
-        ReadingFailed: it crashed, or it took longer than `timeout_s`.
+        ReadingFailed: Tesseract crashed, or all of it took longer than `timeout_s`.
     """
-    if not scans:
-        return []
-    if timeout_s <= 0:
-        raise ReadingFailed("Drawing the scanned pages took all the time there was.")
-    started = perf_counter()
-    with _folder() as folder:
-        table = _run(folder, scans, languages, timeout_s)
-    spent = (perf_counter() - started) * 1000 / len(scans)
-    found = parse(table, len(scans))
-    return [_page(scan, words, languages, spent) for scan, words in zip(scans, found, strict=True)]
+    ends = perf_counter() + timeout_s
+
+    def run(bitmaps: Iterable[Bitmap]) -> list[list[Word]]:
+        return tesseract.recognise([bitmap.pixels for bitmap in bitmaps], languages, ends - perf_counter())
+
+    def turn(index: int, ways: Sequence[int], bonus: float) -> Bitmap:
+        """A scan in the way that gives most sure letters; the first way has so many times as many as it gives."""
+        tries = [fit(index, way) for way in ways]
+        sure = [_sure_letters(words) for words in run(map(scans.excerpt, tries))]
+        return tries[int(np.argmax([sure[0] * bonus, *sure[1:]]))]
+
+    def fit(index: int, way: int) -> Bitmap:
+        scan = scanned[index]
+        return scans.fitted(scans.turned(scan.bitmap, way), scan.dpi)
+
+    fitted = [
+        # Tesseract reads some columns of lines that run up or down by itself, but not all of them.
+        turn(index, (0, 90, 270), 1 / BETTER) if _lies(scan) else fit(index, 0)
+        for index, scan in enumerate(scanned)
+    ]
+    words = run(fitted)
+    again = []
+    for index, found in enumerate(words):
+        if found and _confidence(found) < POOR:
+            way = fitted[index].rotation
+            fitted[index] = turn(index, (way, way + 180), BETTER)
+            if fitted[index].rotation != way:
+                again.append(index)
+    for index, found in zip(again, run(fitted[index] for index in again), strict=True):
+        words[index] = found
+    return [Recognised(*each) for each in zip(scanned, fitted, words, strict=True)]
 
 
-def _run(folder: Path, scans: Sequence[Scan], languages: tuple[str, ...], timeout_s: float) -> str:
-    """Tesseract's table of words for all scans."""
-    names = []
-    for index, scan in enumerate(scans):
-        name = folder / f"{index}.tif"
-        # Uncompressed TIFF: Tesseract reads the resolution from it, and neither side spends time on compression.
-        Image.fromarray(scan.pixels).save(name, dpi=(scan.dpi, scan.dpi))
-        names.append(f"{name}\n")
-    listing = folder / "pages.txt"
-    listing.write_text("".join(names), encoding="utf-8")
-    # pytesseract hands its own environment down, and has no parameter for it.
-    os.environ["OMP_THREAD_LIMIT"] = "1"
-    output = folder / "words"
-    try:
-        # Not image_to_data(): it runs the same command, but leaves its output in the shared temporary folder.
-        run_tesseract(str(listing), str(output), "tsv", "+".join(languages), TABLE, timeout=timeout_s)
-        return output.with_suffix(".tsv").read_text(encoding="utf-8")
-    except pytesseract.TesseractError as error:
-        raise ReadingFailed(f"Tesseract failed with status {error.status}.") from None
-    except RuntimeError:
-        raise ReadingFailed(f"Optical recognition took longer than {timeout_s:.0f} s.") from None
-    except OSError:
-        raise ReadingFailed("Tesseract wrote no output.") from None
+def _lies(scan: Scan) -> bool:
+    return scans.sideways(scans.ink(scans.small(scan.bitmap.pixels)))
 
 
-def parse(table: str, count: int) -> list[list[_Word]]:
-    """Tesseract's TSV as the words of each of `count` pages, in reading order.
-
-    Columns: level, page_num, block_num, par_num, line_num, word_num, left, top, width, height, conf, text. Pages of a
-    list file are numbered from 1 in its order; a page without words has a row of level 1 only. The text is not quoted.
-    """
-    found: list[list[_Word]] = [[] for _ in range(count)]
-    for row in table.split("\n"):
-        cells = row.split("\t")
-        if cells[0] != WORD_LEVEL or len(cells) != 12:
-            continue
-        text = pages.clean(cells[11]).strip()
-        page, block, paragraph, line = (int(cell) for cell in cells[1:5])
-        if text and 1 <= page <= count:
-            left, top, width, height = (int(cell) for cell in cells[6:10])
-            found[page - 1].append(_Word(block, (paragraph, line), left, top, width, height, float(cells[10]), text))
-    return found
+def _sure_letters(words: Sequence[Word]) -> int:
+    return sum(len(word.text) for word in words if word.confidence >= SURE)
 
 
-def _page(scan: Scan, found: Sequence[_Word], languages: tuple[str, ...], milliseconds: float) -> Page:
-    lines: dict[Any, int] = {}
-    # A paragraph is what a block is in a text layer: the thing set off by blank lines.
-    blocks = np.array([lines.setdefault((word.block, word.line[0]), len(lines)) for word in found], dtype=np.int64)
-    line = np.array([word.line[1] for word in found], dtype=np.int64)
-    scale = 72 / scan.dpi
-    boxes = np.array([(w.left, w.top, w.left + w.width, w.top + w.height) for w in found], dtype=np.float32).reshape(
-        -1, 4
-    ).T * np.float32(scale)
-    text, words = pages.assemble([word.text for word in found], blocks, line, boxes)
-    confidence = sum(word.confidence for word in found) / len(found) if found else 0.0
+def _confidence(words: Sequence[Word]) -> float:
+    return sum(word.confidence for word in words) / len(words) if words else 0.0
+
+
+def _joined(own: Page, why: Why, parts: Sequence[Recognised], languages: tuple[str, ...], milliseconds: float) -> Page:
+    """The page from what was recognised on it and, where that is of use, its own text."""
+    adding = why in ("hidden", "mixed")
+    blocks: list[merging.Block] = []
+    for part in parts:
+        blocks += _blocks(part, own, least=WORTH_ADDING if adding else 0.0, beside=own.words if adding else Words())
+    every = [word for part in parts for word in part.words]
+    if why == "garbage" and not _reads_better(own, blocks, _confidence(every)):
+        return own
+    text, words = merging.join(merging.merge(merging.blocks(own.text, own.words) if adding else [], blocks))
+    first = parts[0]
     record = OcrRecord(
-        scan.why, engine(), scan.dpi, languages, round(confidence, 1), round(scan.milliseconds + milliseconds, 1)
+        why,
+        tesseract.engine(),
+        first.dpi,
+        languages,
+        round(_confidence(every), 1),
+        round(sum(part.scan.milliseconds + milliseconds for part in parts), 1),
+        first.bitmap.rotation,
+        first.bitmap.skew,
     )
-    return Page(scan.number, scan.width, scan.height, text, words, ocr=record)
+    return replace(own, text=text, words=words, ocr=record)
 
 
-@contextmanager
-def _folder() -> Iterator[Path]:
-    """A private folder, named after this process so that others can tell when it is orphaned."""
-    _sweep(Path(tempfile.gettempdir()))
-    with tempfile.TemporaryDirectory(prefix=f"{FOLDER_PREFIX}{os.getpid()}-") as name:
-        yield Path(name)
+def _reads_better(own: Page, blocks: Sequence[merging.Block], confidence: float) -> bool:
+    """Whether what was recognised is to be believed more than text that seemed garbage."""
+    text, _ = merging.join(blocks)
+    ours, theirs = triage.familiarity(own.text) or 0.0, triage.familiarity(text)
+    return confidence >= POOR and (theirs is None or theirs > ours)
 
 
-def _sweep(parent: Path) -> None:
-    """Remove the folders of processes that were killed before they could tidy up."""
-    for folder in parent.glob(f"{FOLDER_PREFIX}*"):
-        pid = folder.name.removeprefix(FOLDER_PREFIX).partition("-")[0]
-        if pid.isdigit() and not _alive(int(pid)):
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _alive(pid: int) -> bool:
-    with suppress(PermissionError):
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return False
-    return True
+def _blocks(part: Recognised, page: Page, *, least: float, beside: Words) -> list[merging.Block]:
+    """What was recognised, by paragraphs, without words that are unsure or lie over words that are there already."""
+    words = [word for word in part.words if word.confidence >= least]
+    if not words:
+        return []
+    pixels = np.array([word.box for word in words], dtype=np.float64).T
+    boxes = part.bitmap.placement.boxes(pixels)
+    # A levelled page is larger than what was drawn, and a box may reach past the edge by a rounding.
+    boxes = np.clip(boxes, 0.0, np.array([page.width, page.height, page.width, page.height])[:, None])
+    if beside:
+        kept = ~merging.covered(beside, boxes)
+        words, boxes = [word for word, keep in zip(words, kept, strict=True) if keep], boxes[:, kept]
+        if not words:
+            return []
+    # A paragraph is what a block is in a text layer: the thing set off by blank lines.
+    numbers: dict[tuple[int, int], int] = {}
+    places = [numbers.setdefault((word.block, word.paragraph), len(numbers)) for word in words]
+    lines = np.array([word.line for word in words], dtype=np.int64)
+    text, packed = assemble([w.text for w in words], np.array(places), lines, boxes.astype(np.float32))
+    return merging.blocks(text, packed)

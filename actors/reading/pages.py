@@ -1,51 +1,37 @@
 """Reads and renders pages with PyMuPDF, the only module that opens a PDF.
 
-Offsets are made exact by construction: a page's text is joined from its cleaned words, so every word's span is known
-when the text is. Whether a page needs OCR is decided here too, because only the open document can tell a blank page
-from a scan. PyMuPDF is not thread-safe: one call at a time in a process.
+What is wrong with a page's text is decided by `triage`; here lies only the look at its pixels. PyMuPDF is not
+thread-safe: one call at a time in a process.
 """
 
 from __future__ import annotations
 
 import io
-import itertools
-import re
-import sys
-import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from actors.errors import DocumentTooLarge, EmptyFile, EncryptedPdf, NotAPdf, ReadingFailed, TruncatedPdf, UnknownPage
-from actors.messages import WORD, Box, DocumentInfo, Page, Words
-
-# PyMuPDF 2.0 imports its companions for page layout where they are installed, and it installs them: an inference
-# runtime with models, 76 MB and up to a second more in every process, and nothing of it is used here. What is None in
-# `sys.modules` cannot be imported.
-_UNUSED = [name for name in ("pymupdf.layout", "pymupdf4llm") if name not in sys.modules]
-sys.modules.update(dict.fromkeys(_UNUSED))  # type: ignore[arg-type]
-import pymupdf  # noqa: E402
-
-for _name in _UNUSED:
-    del sys.modules[_name]
-
-Why = Literal["absent", "garbage", "hidden"]
-"""What is wrong with a text layer; see `needs_ocr`."""
+from actors.messages import Box, DocumentInfo, Page, Words
+from actors.reading import scans, structure, triage
+from actors.reading.layout import arrange
+from actors.reading.mupdf import pymupdf
+from actors.reading.text import assemble, clean
+from actors.reading.triage import Picture, Why
 
 HEADER_BYTES: Final = 1024  # readers accept junk of this length before %PDF-
 TRAILER_BYTES: Final = 4096
 MAX_PAGE_CHARS: Final = 2_000_000  # a page of prose has 3,000; beyond this lies a decompression bomb
 MAX_TITLE_CHARS: Final = 500
 MAX_METADATA_CHARS: Final = 2000
-GARBAGE_SHARE: Final = 0.3
-STAMP_WORDS: Final = 25
-COVERING_SHARE: Final = 0.8
+LOOK_DPI: Final = 100  # print of 8 points has small letters of 6 pixels then
+LOOK_PIXELS: Final = 6_000_000
 HIGHLIGHT: Final = (255, 224, 64)
 HIGHLIGHT_MARGIN: Final = 1.0  # points
 PNG_LEVEL: Final = 3  # of 9: beyond it a page gets hardly smaller and twice as slow
@@ -54,26 +40,6 @@ PNG_LEVEL: Final = 3  # of 9: beyond it a page gets hardly smaller and twice as 
 # unknown meaning instead of an arbitrary character, which is what tells garbage from text.
 TEXT_FLAGS: Final = pymupdf.TEXT_PRESERVE_WHITESPACE | pymupdf.TEXT_MEDIABOX_CLIP
 
-_CLEAN: Final = str.maketrans(
-    {
-        "\ufb00": "ff",
-        "\ufb01": "fi",
-        "\ufb02": "fl",
-        "\ufb03": "ffi",
-        "\ufb04": "ffl",
-        "\ufb05": "st",
-        "\ufb06": "st",
-        "\u00ad": "",  # soft hyphen
-        "\u200b": "",  # zero-width space
-        "\ufeff": "",  # byte order mark
-        **dict.fromkeys("\u1680\u2028\u2029\u202f\u205f\u3000\x85\xa0", " "),
-        **dict.fromkeys(map(chr, range(0x2000, 0x200B)), " "),
-        # PostgreSQL stores no NUL, and no control character is text.
-        **dict.fromkeys((chr(code) for code in range(0x20) if code != ord("\n")), ""),
-    }
-)
-_SURROGATES: Final = re.compile(r"[\ud800-\udfff]")
-_UNREADABLE: Final = re.compile("[\ufffd\x7f-\x9f\ue000-\uf8ff\U000f0000-\U0010ffff]")
 
 _METADATA: Final = {
     "author": "author",
@@ -88,19 +54,6 @@ _METADATA: Final = {
 
 DAMAGE: Final = (RuntimeError, ValueError, pymupdf.mupdf.FzErrorBase, ReadingFailed)
 """What drawing a page raises when its content is broken."""
-
-
-@dataclass(frozen=True, slots=True)
-class Marks:
-    """What stands on a page beside its text.
-
-    Attributes:
-        any: there are images or drawings.
-        image_share: part of the page that images cover, 0 to 1.
-    """
-
-    any: bool
-    image_share: float
 
 
 @contextmanager
@@ -119,15 +72,20 @@ def opened(path: str) -> Iterator[pymupdf.Document]:
         document = pymupdf.open(path, filetype="pdf")
     except pymupdf.FileDataError:
         raise damaged from None
-    with document:
-        if document.needs_pass:
-            raise EncryptedPdf("The PDF is protected by a password. Remove the protection and upload it again.")
-        try:
-            # Raises for a broken page tree, and everything that follows begins with it.
-            _ = document.page_count
-        except DAMAGE:
-            raise damaged from None
-        yield document
+    try:
+        with document:
+            if document.needs_pass:
+                raise EncryptedPdf("The PDF is protected by a password. Remove the protection and upload it again.")
+            try:
+                # Raises for a broken page tree, and everything that follows begins with it.
+                _ = document.page_count
+            except DAMAGE:
+                raise damaged from None
+            yield document
+    finally:
+        # MuPDF keeps the fonts and images of documents that are closed, up to 256 MB of them. Over 4,000 pages a
+        # process grew from 115 to 158 MB; emptied each time it stays at 117 MB, and all that costs 20 ms.
+        pymupdf.TOOLS.store_shrink(100)
 
 
 def inspect(path: str, max_pages: int) -> DocumentInfo:
@@ -155,20 +113,26 @@ def inspect(path: str, max_pages: int) -> DocumentInfo:
                 raise truncated
             if pages > max_pages:
                 raise DocumentTooLarge(f"The PDF has {pages:,} pages; the limit is {max_pages:,}.")
-            return _info(pages, document.metadata or {})
+            return _info(document, pages)
     except ReadingFailed:
         if has_end:
             raise
         raise truncated from None
 
 
-def _info(pages: int, metadata: dict[str, str | None]) -> DocumentInfo:
+def _info(document: pymupdf.Document, pages: int) -> DocumentInfo:
+    metadata: dict[str, str | None] = document.metadata or {}
+
     def value(key: str, longest: int) -> str:
         return clean(" ".join((metadata.get(key) or "").split()))[:longest]
 
     values = {ours: value(theirs, MAX_METADATA_CHARS) for theirs, ours in _METADATA.items()}
     return DocumentInfo(
-        pages, value("title", MAX_TITLE_CHARS), {name: value for name, value in values.items() if value}
+        pages,
+        value("title", MAX_TITLE_CHARS),
+        {name: value for name, value in values.items() if value},
+        structure.outline(document),
+        structure.labels(document),
     )
 
 
@@ -187,18 +151,35 @@ def read(document: pymupdf.Document, number: int) -> tuple[Page, Why | None]:
     _check(document, number)
     try:
         source = document[number - 1]
-        page = _read(source, number)
-        return page, None if page.error else needs_ocr(page, lambda: marks(source))
+        page = _read(document, source, number)
+        if page.error:
+            return page, None
+        why = triage.judge(page, lambda: triage.marks(source))
+        if why is None and page.words and silent_pictures(source, page):
+            why = "mixed"
     # MuPDF's own errors, and those PyMuPDF raises for structures it does not expect, have no common base.
     except Exception as error:  # noqa: BLE001
         return Page(number, 0.0, 0.0, "", Words(), error=f"The page is damaged: {brief(error)}"), None
+    else:
+        return page, why
 
 
-def _read(source: pymupdf.Page, number: int) -> Page:
-    width, height = float(source.rect.width), float(source.rect.height)
+def text_of(document: pymupdf.Document, number: int) -> Page:
+    """One page as its text layer has it, good or not; with its `error` set where it is damaged. As `read` otherwise."""
+    _check(document, number)
+    try:
+        return _read(document, document[number - 1], number)
+    except Exception as error:  # noqa: BLE001 -- as in `read`
+        return Page(number, 0.0, 0.0, "", Words(), error=f"The page is damaged: {brief(error)}")
+
+
+def _read(document: pymupdf.Document, source: pymupdf.Page, number: int) -> Page:
+    sheet = source.rect
+    width, height = float(sheet.width), float(sheet.height)
+    label = structure.label(document, source)
     found: list[tuple[float, float, float, float, str, int, int, int]] = source.get_text("words", flags=TEXT_FLAGS)
     if not found:
-        return Page(number, width, height, "", Words())
+        return Page(number, width, height, "", Words(), label=label)
     x0, y0, x1, y1, texts, blocks, lines, _ = zip(*found, strict=True)
     boxes = np.array((x0, y0, x1, y1), dtype=np.float32)
     if source.rotation:
@@ -206,51 +187,27 @@ def _read(source: pymupdf.Page, number: int) -> Page:
     place = np.array((blocks, lines), dtype=np.int64)
     joined = "\n".join(texts)
     if not joined.isascii():
+        # A soft hyphen is seen at the end of a line only, and some fonts have it for every hyphen.
+        joined = joined.replace("\u00ad\n", "-\n")
         # All at once: word by word costs a tenth of the reading. Normalisation does not reach across a newline.
-        texts = tuple(map(str.strip, clean(joined).split("\n")))
+        cleaned = clean(joined)
+        if cleaned != "\n".join(texts):
+            texts = tuple(map(str.strip, cleaned.split("\n")))
         if "" in texts:
             kept = np.array([text != "" for text in texts])
             boxes, place = boxes[:, kept], place[:, kept]
             texts = tuple(filter(None, texts))
-    text, words = assemble(texts, place[0], place[1], boxes)
+            if not texts:
+                return Page(number, width, height, "", Words(), label=label)
+    lengths = np.fromiter(map(len, texts), np.int64, len(texts))
+    arranged = arrange(boxes, place[0], place[1], lengths)
+    if arranged.order is not None:
+        texts = tuple(texts[index] for index in arranged.order.tolist())
+        boxes = boxes[:, arranged.order]
+    text, words = assemble(texts, arranged.blocks, arranged.lines, boxes)
     if len(text) > MAX_PAGE_CHARS:
         return Page(number, width, height, "", Words(), error=f"The page has more than {MAX_PAGE_CHARS:,} characters.")
-    return Page(number, width, height, text, words)
-
-
-def assemble(
-    texts: Sequence[str], blocks: npt.NDArray[np.int64], lines: npt.NDArray[np.int64], boxes: npt.NDArray[np.float32]
-) -> tuple[str, Words]:
-    """Join words into a page's text and note where each one went.
-
-    Args:
-        texts: the words in reading order, none empty.
-        blocks: block number of each word, shape (words,).
-        lines: line number of each word, unique within its block, shape (words,).
-        boxes: x0, y0, x1, y1 of each word, shape (4, words), points.
-
-    Returns:
-        The text (a space between words, a newline between lines, a blank line between blocks) and the words.
-    """
-    if not texts:
-        return "", Words()
-    new_block = np.diff(blocks) != 0
-    # 0: same line, 1: next line, 2: next block.
-    gaps = np.where(new_block, 2, (np.diff(lines) != 0).astype(np.int64))
-    between = [(" ", "\n", "\n\n")[gap] for gap in gaps.tolist()]
-    text = "".join(itertools.chain.from_iterable(zip(texts, [*between, ""], strict=True)))
-    lengths = np.fromiter(map(len, texts), np.int64, len(texts))
-    steps = lengths[:-1] + np.where(gaps == 2, 2, 1)
-    records = np.empty(len(texts), dtype=WORD)
-    records["start"] = np.concatenate(([0], np.cumsum(steps)))
-    records["end"] = records["start"] + lengths
-    records["x0"], records["y0"], records["x1"], records["y1"] = boxes
-    return text, Words(records.tobytes())
-
-
-def clean(text: str) -> str:
-    """NFC without ligatures, odd spaces, invisible characters, and what no database or encoder takes."""
-    return unicodedata.normalize("NFC", _SURROGATES.sub("\ufffd", text.translate(_CLEAN)))
+    return Page(number, width, height, text, words, label=label)
 
 
 def _turned(boxes: npt.NDArray[np.float32], matrix: Any) -> npt.NDArray[np.float32]:
@@ -260,34 +217,25 @@ def _turned(boxes: npt.NDArray[np.float32], matrix: Any) -> npt.NDArray[np.float
     return np.stack((x.min(axis=0), y.min(axis=0), x.max(axis=0), y.max(axis=0))).astype(np.float32)
 
 
-def marks(source: pymupdf.Page) -> Marks:
-    """Look at what is drawn on a page; costs a pass over its content."""
-    entries = [(kind, pymupdf.Rect(box)) for kind, box in source.get_bboxlog() if not kind.endswith("-text")]
-    sheet = source.rect * source.derotation_matrix
-    covered = sum((box & sheet).get_area() for kind, box in entries if "-im" in kind and not (box & sheet).is_empty)
-    return Marks(bool(entries), min(1.0, covered / max(1.0, sheet.get_area())))
+def silent_pictures(source: pymupdf.Page, page: Page) -> tuple[Picture, ...]:
+    """The pictures on a page that look like text and have none of the page's own over them.
 
-
-def needs_ocr(page: Page, marks: Callable[[], Marks]) -> Why | None:
-    """Whether a page must be recognised optically, and why.
-
-    Args:
-        page: with its text layer.
-        marks: called only for pages with little text, so that text pages do not pay for a second pass.
-
-    Returns:
-        `absent`: no text, though something is drawn. `garbage`: glyphs without a known meaning. `hidden`: an image
-        covers the page and the few words over it are likely a stamp. None: the text will do, or the page is blank.
+    Text pages pay only for a look at the list of their images, unless one is large enough to be looked at.
     """
-    if not page.words:
-        return "absent" if marks().any else None
-    if not page.text.isascii():
-        unreadable = len(_UNREADABLE.findall(page.text))
-        if unreadable > GARBAGE_SHARE * (len(page.text) - len(page.words) + 1):
-            return "garbage"
-    if len(page.words) < STAMP_WORDS and marks().image_share >= COVERING_SHARE:
-        return "hidden"
-    return None
+    if not triage.may_hold_text(source):
+        return ()
+    candidates = triage.silent(page, triage.pictures(source))
+    if not candidates:
+        return ()
+    pixels, dpi = rasterise(source, LOOK_DPI, LOOK_PIXELS, grey=True)
+    return tuple(picture for picture in candidates if scans.written(cut(pixels, picture.box, dpi)))
+
+
+def cut(pixels: npt.NDArray[np.uint8], box: Box, dpi: float) -> npt.NDArray[np.uint8]:
+    """The part of a drawn page that holds a box in points, to the next whole pixel."""
+    scale = dpi / 72
+    x0, y0, x1, y1 = box
+    return pixels[max(0, int(y0 * scale)) : ceil(y1 * scale), max(0, int(x0 * scale)) : ceil(x1 * scale)]
 
 
 def fit_dpi(width: float, height: float, dpi: int, max_pixels: int) -> int:

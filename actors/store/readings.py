@@ -63,6 +63,7 @@ def pack(readings: Sequence[PageReading]) -> Packed:
                 "words": zlib.compress(page.words.data, COMPRESSION),
                 "ocr": None if page.ocr is None else asdict(page.ocr),
                 "error": page.error,
+                "label": page.label,
             }
         )
         packed.chunks.extend(
@@ -73,6 +74,8 @@ def pack(readings: Sequence[PageReading]) -> Packed:
                 "end": chunk.end,
                 "text": chunk.text,
                 "words": zlib.compress(chunk.words.data, COMPRESSION),
+                "heading": chunk.heading,
+                "kind": chunk.kind,
             }
             for chunk in reading.chunks
         )
@@ -176,7 +179,7 @@ def unpack_page(row: AnyRow) -> Page:
     """A page from its row."""
     ocr = None if row.ocr is None else OcrRecord(**{**row.ocr, "languages": tuple(row.ocr["languages"])})
     words = Words(zlib.decompress(row.words))
-    return Page(row.number, row.width, row.height, row.text, words, ocr=ocr, error=row.error)
+    return Page(row.number, row.width, row.height, row.text, words, ocr=ocr, error=row.error, label=row.label)
 
 
 async def published(
@@ -216,6 +219,8 @@ async def _with_chunks(
             chunks.c.end,
             chunks.c.text,
             chunks.c.words,
+            chunks.c.heading,
+            chunks.c.kind,
         )
         .join(documents, and_(documents.c.sha256 == chunks.c.sha256, documents.c.pipeline == chunks.c.pipeline))
         .where(which)
@@ -227,8 +232,9 @@ async def _with_chunks(
 def unpack_documents(heads: Sequence[AnyRow], parts: Sequence[AnyRow]) -> list[PublishedDocument]:
     """Published documents from the rows of `published`. Takes CPU time: call it in a thread."""
     found: dict[str, list[Chunk]] = {head.id: [] for head in heads}
-    for document_id, number, ordinal, start, end, text, words in parts:
-        found[document_id].append(Chunk(number, ordinal, start, end, text, Words(zlib.decompress(words))))
+    for document_id, number, ordinal, start, end, text, words, heading, kind in parts:
+        boxes = Words(zlib.decompress(words))
+        found[document_id].append(Chunk(number, ordinal, start, end, text, boxes, heading, kind))
     return [PublishedDocument(head.id, head.title, head.collection, tuple(found[head.id])) for head in heads]
 
 

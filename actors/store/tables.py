@@ -22,6 +22,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    text,
 )
 
 # SQLite gives row ids only to INTEGER PRIMARY KEY.
@@ -95,6 +96,7 @@ pages = Table(
     Column("words", LargeBinary(2**24), nullable=False),  # zlib over Words.data
     Column("ocr", JSON(none_as_null=True)),
     Column("error", Text),
+    Column("label", String(50), nullable=False, server_default=text("''")),
 )
 
 chunks = Table(
@@ -109,6 +111,8 @@ chunks = Table(
     Column("end", Integer, nullable=False),
     Column("text", Text(2**24), nullable=False),
     Column("words", LargeBinary(2**24), nullable=False),  # zlib over Words.data
+    Column("heading", Text, nullable=False, server_default=text("''")),
+    Column("kind", String(12), nullable=False, server_default="text"),
     UniqueConstraint("sha256", "pipeline", "page", "ordinal"),
 )
 

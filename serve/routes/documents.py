@@ -17,13 +17,12 @@ from actors.messages import Accepted, Box, Upload
 from actors.pool import on_each
 from actors.store.blobs import Incoming, blob_path
 from actors.store.documents import check_name
-from serve import upload as uploads
 from serve.problems import documented
+from serve.receive import BODY, INSPECT_TIMEOUT_S, MB, Fetching, receive
 from serve.schemas import AcceptedView, DocumentsView, DocumentView, RemovedView
 from serve.services import Services, Use, call_deadline
 
 UPLOAD_PATH = "/v1/documents"
-INSPECT_TIMEOUT_S = 30.0
 DEFAULT_COLLECTION = "default"
 MAX_BOXES = 200
 
@@ -31,41 +30,25 @@ router = APIRouter(prefix=UPLOAD_PATH, tags=["documents"])
 
 PageNumber = Annotated[int, Path(ge=1, le=1_000_000)]
 
-_FORM = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["file"],
-                    "properties": {
-                        "file": {"type": "string", "format": "binary", "description": "The PDF."},
-                        "metadata": {"type": "string", "description": "A JSON object kept with the document."},
-                    },
-                }
-            }
-        },
-    }
-}
 
-
-@router.post("", status_code=202, responses=documented(400, 413, 415, 422, 503), openapi_extra=_FORM)
+@router.post("", status_code=202, responses=documented(400, 403, 413, 415, 422, 429, 503, 504), openapi_extra=BODY)
 async def add_document(
-    request: Request, services: Use, collection: Annotated[str, Query(max_length=100)] = DEFAULT_COLLECTION
+    request: Request,
+    services: Use,
+    fetcher: Fetching,
+    collection: Annotated[str, Query(max_length=100)] = DEFAULT_COLLECTION,
 ) -> AcceptedView:
-    """Accept a PDF. When this answers, the document is safe and will be read, whatever happens to the system."""
+    """Accept a PDF, or fetch it. When this answers, it is safe and will be read, whatever happens to the system."""
     check_name(collection, "collection")
     settings = services.settings
     async with Incoming(settings.blob_dir) as incoming:
-        form = uploads.Upload(request.headers, incoming, int(settings.api.max_upload_mb * 1_000_000))
-        await form.receive(request.stream())
-        metadata = form.metadata()
+        deadline = Deadline.after(settings.egress.timeout_s)
+        received = await receive(request, incoming, fetcher, int(settings.api.max_upload_mb * MB), deadline=deadline)
         info = await services.roles.pdf.inspect(str(incoming.path), deadline=Deadline.after(INSPECT_TIMEOUT_S))
 
         async def accept() -> Accepted:
             sha256, size = await incoming.commit()
-            upload = Upload(sha256, size, form.filename, collection, info, metadata)
+            upload = Upload(sha256, size, received.filename, collection, info, received.metadata)
             return await services.roles.database.accept(upload, deadline=call_deadline())
 
         # A client that goes away between the file and its rows must not leave one without the other.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -13,12 +12,12 @@ from typing import Any
 import pymupdf
 import pytest
 import ray
+from faults import faulty
 
-from actors import pdf as module
 from actors.deadline import Deadline
 from actors.errors import DeadlineExceeded, EncryptedPdf, NotAPdf, UnknownPage
 from actors.messages import PageRange, PageReading
-from actors.pdf import Pdf, Setup, read_range
+from actors.pdf import Pdf
 from actors.reading.ranges import Range
 from config.settings import Settings, load
 
@@ -50,19 +49,6 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> str:
 def role(**overrides: Any) -> Pdf:
     settings: Settings = load({"pdf.range_pages": 3, **{f"pdf.{name}": value for name, value in overrides.items()}})
     return Pdf(settings.pdf, settings.entities, settings.logs)
-
-
-def faulty(pdf: Pdf, fault: Callable[[Range], None]) -> Pdf:
-    """The same role, whose tasks run `fault` first."""
-
-    def act(path: str, part: Range, setup: Setup) -> Any:
-        # Arms the watchdog as a page that is read would.
-        with module._limit(setup.settings.page_timeout_s):
-            fault(part)
-        return read_range(path, part, setup)
-
-    pdf._read_range = ray.remote(num_cpus=1, num_returns=2, max_retries=0)(act)
-    return pdf
 
 
 async def collect(stream: AsyncIterator[PageRange]) -> dict[int, PageReading]:
@@ -97,9 +83,11 @@ def noted(folder: Path) -> list[int]:
     return [int(path.name) for path in folder.iterdir()]
 
 
-def children(pids: list[int]) -> list[int]:
-    found = [Path(f"/proc/{pid}/task/{pid}/children") for pid in pids]
-    return [int(child) for path in found if path.exists() for child in path.read_text().split()]
+def recognising(workers: list[int]) -> list[int]:
+    """The Tesseract processes of these workers."""
+    found = [Path(f"/proc/{pid}/task/{pid}/children") for pid in workers]
+    pids = [child for path in found if path.exists() for child in path.read_text().split()]
+    return [int(pid) for pid in pids if Path(f"/proc/{pid}/comm").read_text() == "tesseract\n"]
 
 
 def gone(pids: list[int]) -> bool:
@@ -143,29 +131,6 @@ async def test_errors_keep_their_type_across_the_border(library: str, tmp_path: 
         await role().render(library, 11, (), 72, deadline=deadline())
 
 
-async def test_a_page_that_crashes_its_process_costs_only_itself(library: str) -> None:
-    def crash(part: Range) -> None:
-        if 2 in part.pages:
-            os.kill(os.getpid(), signal.SIGSEGV)
-
-    readings = await collect(faulty(role(), crash).read(library, range(1, 4), enrich=False, deadline=deadline()))
-    assert readings[2].page.error == "The reader crashed on it or needed more than 30 s."
-    assert readings[1].page.error is readings[3].page.error is None
-
-
-async def test_a_page_that_hangs_costs_only_itself(library: str) -> None:
-    def hang(part: Range) -> None:
-        if 3 in part.pages:
-            time.sleep(60)
-
-    pdf = faulty(role(page_timeout_s=1), hang)
-    started = time.monotonic()
-    readings = await collect(pdf.read(library, range(1, 4), enrich=False, deadline=deadline()))
-    assert readings[3].page.error == "The reader crashed on it or needed more than 1 s."
-    assert readings[1].page.text == LINE.format(number=1)
-    assert time.monotonic() - started < 30
-
-
 async def test_the_deadline_ends_the_tasks(library: str, tmp_path: Path) -> None:
     note = noting(tmp_path)
 
@@ -195,8 +160,8 @@ async def test_closing_the_iterator_ends_tesseract_too(library: str, tmp_path: P
     stream: Any = faulty(role(), noting(folder)).read(noise, [1, 4], enrich=False, deadline=deadline())
     assert (await anext(stream)).pages[0] == 1
     following = asyncio.ensure_future(anext(stream))
-    await asyncio.to_thread(wait_until, lambda: children(noted(folder)) != [])
-    started = children(noted(folder))
+    await asyncio.to_thread(wait_until, lambda: recognising(noted(folder)) != [])
+    started = recognising(noted(folder))
     following.cancel()
     with pytest.raises(asyncio.CancelledError):
         await following

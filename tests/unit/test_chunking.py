@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from actors.messages import Page, Words
-from actors.reading.chunking import Span, chunk, pack, sentences
+from actors.messages import Page, Table, Words
+from actors.reading import furniture
+from actors.reading.chunking import Span, chunk, pack, sentences, tokens
 
 BODY = "Titan is the largest moon of Saturn and has a dense atmosphere of nitrogen. It was found in 1655 by Huygens."
 
@@ -48,29 +51,72 @@ def test_sentences_cover_the_text(text: str) -> None:
 
 @given(texts, st.integers(1, 60))
 def test_chunks_cover_the_text_and_keep_their_length(text: str, most: int) -> None:
-    spans = pack(text, most)
-    check_cover(text, spans)
-    assert all(end - start <= most for start, end in spans)
-    assert spans == pack(text, most)
+    packed = pack(text, most)
+    check_cover(text, [(part.start, part.end) for part in packed])
+    assert all(tokens(text[part.start : part.end]) <= most for part in packed)
+    assert packed == pack(text, most)
 
 
-@given(texts, st.integers(20, 200))
-def test_chunks_are_the_page(text: str, most: int) -> None:
+@given(texts, texts)
+def test_tokens_add_up_and_are_at_most_one_a_character(one: str, other: str) -> None:
+    assert tokens(f"{one} {other}") == tokens(one) + tokens(other)
+    assert (tokens(one) > 0) == bool(one.strip())
+    assert tokens(one) <= len(one)
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [("", 0), ("moon", 1), ("atmosphere", 2), ("a, b.", 4), ("12345", 3), ("土星", 2), ("Übersicht", 2), ("x" * 15, 3)],
+)
+def test_tokens(text: str, count: int) -> None:
+    assert tokens(text) == count
+
+
+def page_of(text: str, **more: Any) -> Page:
+    """A page whose words stand where their offsets say: 10 points a character, each line 20 points lower."""
     words, position = [], 0
     for word in text.split():
         position = text.index(word, position)
-        words.append((position, position + len(word), float(position), 0.0, float(position + len(word)), 10.0))
+        x, y = 10.0 * (position - text.rfind("\n", 0, position) - 1), 20.0 * text.count("\n", 0, position)
+        words.append((position, position + len(word), x, y, x + 10 * len(word), y + 10))
         position += len(word)
-    page = Page(7, 600, 800, text, Words.of(words))
-    for number, part in enumerate(chunk(page, most)):
-        assert (part.page, part.ordinal) == (7, number)
-        assert part.text == text[part.start : part.end]
+    return Page(7, 600, 800, text, Words.of(words), **more)
+
+
+@given(texts, st.integers(5, 60), st.tuples(*[st.floats(0, 400)] * 4), st.lists(st.floats(0, 400), max_size=4))
+def test_chunks_are_the_page_without_its_furniture(
+    text: str, most: int, corners: tuple[float, float, float, float], rows: list[float]
+) -> None:
+    x0, x1 = sorted(corners[:2])
+    y0, y1 = sorted(corners[2:])
+    lines = tuple((top, top + 10) for top in sorted(rows))
+    page = page_of(text, tables=(Table((x0, y0, x1, y1), (), (("a", "b"),) * len(lines), lines),))
+    heads = furniture.Furniture(texts=frozenset({(False, furniture._pattern(text.split("\n")[0]), 5.0)}))
+    chunks = chunk(page, most, furniture=heads)
+    spans = sorted([(part.start, part.end) for part in chunks] + list(heads.spans(page)))
+    check_cover(text, spans)
+    assert chunks == chunk(page, most, furniture=heads)
+    for number, part in enumerate(chunks):
+        assert (part.page, part.ordinal, part.text) == (7, number, text[part.start : part.end])
+        assert tokens(part.text) <= most
         for record in part.words.array:
-            # Only a word longer than a chunk is cut.
-            if record["end"] - record["start"] <= most:
-                whole = text[part.start + record["start"] : part.start + record["end"]]
-                assert part.text[record["start"] : record["end"]] == whole
-                assert int(record["x0"]) == part.start + record["start"]
+            inside = x0 <= (record["x0"] + record["x1"]) / 2 <= x1 and y0 <= (record["y0"] + record["y1"]) / 2 <= y1
+            assert inside == (part.kind == "table")
+
+
+def test_a_table_has_chunks_of_whole_rows_under_its_header() -> None:
+    text = f"{BODY}\n\nMoon Found Radius\nTitan 1655 2575\nRhea 1672 764\nDione 1684 561\n\n{BODY}"
+    lines = ((60.0, 70.0), (80.0, 90.0), (100.0, 110.0))
+    names = ("Moon", "Found", "Radius")
+    page = page_of(text, tables=(Table((0, 30, 200, 115), names, (("", "", ""),) * 3, lines),))
+    parts = chunk(page, 12, heading="Saturn")
+    table = [(part.text, part.heading) for part in parts if part.kind == "table"]
+    assert table == [
+        ("Moon Found Radius\nTitan 1655 2575", "Saturn / Moon | Found | Radius"),
+        ("Rhea 1672 764\nDione 1684 561", "Saturn / Moon | Found | Radius"),
+    ]
+    assert {part.heading for part in parts if part.kind == "text"} == {"Saturn"}
+    assert " ".join(part.text for part in parts if part.kind == "text") == f"{BODY} {BODY}"
 
 
 @pytest.mark.parametrize(
@@ -100,22 +146,25 @@ def test_sentences(text: str, expected: list[str]) -> None:
 
 
 def packed(text: str, most: int) -> list[str]:
-    return [text[start:end] for start, end in pack(text, most)]
+    return [text[part.start : part.end] for part in pack(text, most)]
 
 
 def test_sentences_are_packed_whole() -> None:
     text = "One is here. Two is here. Three is here. Four is here."
-    assert packed(text, 30) == ["One is here. Two is here.", "Three is here. Four is here."]
+    assert packed(text, 8) == ["One is here. Two is here.", "Three is here. Four is here."]
 
 
 def test_a_heading_begins_a_chunk() -> None:
     text = f"{BODY}\n\nThe Moons\nof Saturn\n\n{BODY}"
     assert packed(text, 900) == [BODY, f"The Moons\nof Saturn\n\n{BODY}"]
+    assert [part.heading for part in pack(text, 900, heading="Before")] == ["Before", "The Moons of Saturn"]
+    assert {part.heading for part in pack(text, 20)[2:]} == {"The Moons of Saturn"}
 
 
 def test_headings_one_after_another_stay_together() -> None:
     text = f"Chapter One\n\nThe Moons\n\n{BODY}"
     assert packed(text, 900) == [text]
+    assert pack(text, 900)[0].heading == "Chapter One / The Moons"
 
 
 @pytest.mark.parametrize(
@@ -134,8 +183,8 @@ def test_cells_of_a_table_are_no_headings() -> None:
 
 def test_a_long_sentence_is_cut_between_words() -> None:
     text = "word " * 40
-    assert packed(text, 42) == ["word word word word word word word word"] * 5
+    assert packed(text, 8) == ["word word word word word word word word"] * 5
 
 
 def test_a_long_word_is_cut_anywhere() -> None:
-    assert packed("x" * 95, 40) == ["x" * 40, "x" * 40, "x" * 15]
+    assert packed("-" * 95, 40) == ["-" * 40, "-" * 40, "-" * 15]

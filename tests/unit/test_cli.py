@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 import pytest
-from fake_http import ANSWER, FakeServer
+from fake_http import ANSWER, FakeServer, problem
 from typer.testing import CliRunner, Result
 
 from actors.node import Node, Running
@@ -95,6 +95,54 @@ def test_a_file_named_twice_is_sent_once(run: Run, server: FakeServer, folder: P
     assert len(server.uploads) == 1
 
 
+def test_a_url_is_fetched_by_the_server(run: Run, server: FakeServer, folder: Path) -> None:
+    asked: list[Any] = []
+    receipt = {"document_id": "d9", "job_id": "j9", "duplicate": False}
+    server.jobs["j9"] = {"state": "done", "pages_done": 4, "pages_total": 4, "error": None}
+
+    def hook(request: httpx.Request) -> httpx.Response | None:
+        if request.headers.get("content-type") != "application/json":
+            return None
+        asked.append((request.url.params["collection"], json.loads(request.content)))
+        return httpx.Response(202, json=receipt)
+
+    server.hook = hook
+    result = run("ingest", "https://example.org//a.pdf", str(folder / "a.pdf"), "--collection", "sky", "--json")
+    assert result.exit_code == 0
+    assert asked == [("sky", {"url": "https://example.org//a.pdf"})]
+    assert [name for _, name, _ in server.uploads] == ["a.pdf"]
+    assert json.loads(result.stdout)["documents"][0]["path"] == "https://example.org//a.pdf"
+
+
+@pytest.mark.parametrize(
+    ("options", "form"), [([], "text"), (["--format", "markdown"], "markdown"), (["--json"], "json")]
+)
+def test_extract_prints_what_the_server_reads(
+    run: Run, server: FakeServer, folder: Path, options: list[str], form: str
+) -> None:
+    asked: list[tuple[dict[str, str], bytes]] = []
+
+    def hook(request: httpx.Request) -> httpx.Response:
+        asked.append((dict(request.url.params), request.content))
+        return httpx.Response(200, content=b"r\xc3\xa9sum\xc3\xa9\n\f")
+
+    server.hook = hook
+    for what in (str(folder / "a.pdf"), "http://example.org/a.pdf"):
+        result = run("extract", what, "--pages", "1-3", *options)
+        assert result.exit_code == 0
+        assert result.stdout.rstrip() == "r\u00e9sum\u00e9"
+    assert [params for params, _ in asked] == [{"format": form, "pages": "1-3"}] * 2
+    assert b"%PDF-1.7 a" in asked[0][1]
+    assert json.loads(asked[1][1]) == {"url": "http://example.org/a.pdf"}
+
+
+def test_extract_of_nothing_and_of_what_is_refused_is_one_line(run: Run, server: FakeServer, folder: Path) -> None:
+    assert run("extract", str(folder / "none.pdf")).exit_code == 2
+    server.hook = lambda request: problem(403, "refused", "Only http and https URLs are fetched.")
+    result = run("extract", "http://localhost/")
+    assert (result.exit_code, result.stderr) == (1, "gatherum: Only http and https URLs are fetched.\n")
+
+
 @pytest.mark.parametrize(("path", "code"), [("nowhere", 2), ("empty", 1)])
 def test_nothing_to_ingest_is_said(run: Run, tmp_path: Path, path: str, code: int) -> None:
     (tmp_path / "empty").mkdir()
@@ -154,7 +202,7 @@ async def test_cancelling_leaves_a_true_report(server: FakeServer, folder: Path)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-    assert [outcome.path.name for outcome in report.having("accepted")] == ["a.pdf"]
+    assert [Path(outcome.path).name for outcome in report.having("accepted")] == ["a.pdf"]
     assert report.ended is not None
 
 
@@ -179,7 +227,7 @@ def test_folders_are_walked_in_order_and_without_end(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "sub" / "loop").symlink_to(tmp_path, target_is_directory=True)
-    assert [path.name for path in bulk.find_pdfs([tmp_path])] == ["a.pdf", "b.pdf", "c.pdf"]
+    assert [Path(path).name for path in bulk.find_pdfs([tmp_path])] == ["a.pdf", "b.pdf", "c.pdf"]
 
 
 # --- ask and sources ------------------------------------------------------------------------------------------------

@@ -12,9 +12,9 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("actors", "config", "serve")
 
 BASE = ("config", "actors.messages", "actors.errors", "actors.deadline")
-PURE = ("actors.reading", "actors.search", "actors.store", "actors.sql")
+PURE = ("actors.egress", "actors.reading", "actors.search", "actors.store", "actors.sql")
 ROLES = tuple(
-    f"actors.{name}" for name in ("orchestrator", "retrieval", "entities", "pdf", "database", "ingest", "pool")
+    f"actors.{name}" for name in ("orchestrator", "retrieval", "entities", "pdf", "database", "ingest", "pool", "gate")
 )
 ROOTS = ("actors.cluster", "actors.gateway", "actors")
 LAYERS = (BASE, PURE, ROLES, ROOTS, ("serve",))

@@ -1,193 +1,215 @@
-"""The wrapper around Tesseract, with the program itself replaced."""
+"""From a page to what is recognised on it and back, with Tesseract replaced by one that answers from the pixels."""
 
 from __future__ import annotations
 
 import io
-import os
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pymupdf
-import pytesseract
 import pytest
 from PIL import Image
 
 from actors.errors import ReadingFailed
 from actors.messages import Page
-from actors.reading import ocr, pages
+from actors.reading import ocr, pages, scans, tesseract
 from actors.reading.ocr import Scan
-from actors.reading.pages import Why
+from actors.reading.scans import Bitmap, Pixels, Placement
+from actors.reading.tesseract import Word
+from actors.reading.triage import Why
 
-HEADER = "level\tpage_num\tblock_num\tpar_num\tline_num\tword_num\tleft\ttop\twidth\theight\tconf\ttext"
-# Two pages: the first has two lines in one paragraph and a second block, the other is blank.
-TABLE = "\n".join(
-    [
-        HEADER,
-        "1\t1\t0\t0\t0\t0\t0\t0\t600\t400\t-1\t",
-        "2\t1\t1\t0\t0\t0\t10\t20\t300\t60\t-1\t",
-        "5\t1\t1\t1\t1\t1\t30\t60\t90\t30\t96.5\tTitan",
-        '5\t1\t1\t1\t1\t2\t150\t60\t60\t30\t91.5\t"is"',
-        "5\t1\t1\t1\t2\t1\t30\t120\t90\t30\t95.0\tbig",
-        "5\t1\t2\t1\t1\t1\t30\t300\t90\t30\t97.0\tend",
-        "5\t1\t2\t1\t1\t2\t130\t300\t90\t30\t20.0\t ",
-        "1\t2\t0\t0\t0\t0\t0\t0\t600\t400\t-1\t",
-        "",
-    ]
-)
-
-Run = Callable[..., None]
+Answer = Callable[[Pixels], list[Word]]
 
 
 @pytest.fixture(autouse=True)
-def _installed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """Tesseract 9 with English only, and a temporary folder of our own."""
-    monkeypatch.setattr(pytesseract, "get_tesseract_version", lambda: "9.0")
-    monkeypatch.setattr(pytesseract, "get_languages", lambda: ["eng", "osd"])
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.delenv("OMP_THREAD_LIMIT", raising=False)
-    ocr.engine.cache_clear()
-    ocr.check_languages.cache_clear()
-    yield
-    ocr.engine.cache_clear()
-    ocr.check_languages.cache_clear()
+def _installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tesseract, "engine", lambda: "tesseract 9.0")
+    monkeypatch.setattr(tesseract, "check_languages", lambda languages: None)
 
 
-def scan(number: int, *, dpi: int = 144, why: Why = "absent") -> Scan:
-    return Scan(number, 300, 200, why, dpi, np.full((400, 600), 255, dtype=np.uint8), milliseconds=2.0)
+def answers(monkeypatch: pytest.MonkeyPatch, *of_run: Answer) -> list[int]:
+    """Have the n-th run answer by the n-th function, the last one for ever. Returns the number of bitmaps a run."""
+    runs: list[int] = []
+
+    def recognise(bitmaps: Sequence[Pixels], languages: tuple[str, ...], timeout_s: float) -> list[list[Word]]:
+        if not bitmaps:
+            return []
+        if timeout_s <= 0:
+            raise ReadingFailed("no time")
+        runs.append(len(bitmaps))
+        answer = of_run[min(len(runs), len(of_run)) - 1]
+        return [answer(pixels) for pixels in bitmaps]
+
+    monkeypatch.setattr(tesseract, "recognise", recognise)
+    return runs
 
 
-def writes(table: str) -> Run:
-    def run(listing: str, output: str, *_: object, **__: object) -> None:
-        Path(f"{output}.tsv").write_text(table, encoding="utf-8")
-
-    return run
-
-
-def recognise(*scans: Scan, timeout_s: float = 60) -> list[Page]:
-    return ocr.recognise(scans, languages=("eng",), timeout_s=timeout_s)
+def says(*texts: str, confidence: float = 90.0, height: int = 10) -> Answer:
+    """The texts side by side."""
+    words = [Word(1, 1, 1, (40 * i, 5, 40 * i + 30, 5 + height), confidence, text) for i, text in enumerate(texts)]
+    return lambda pixels: words
 
 
-def test_words_get_exact_spans_and_boxes_in_points(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ocr, "run_tesseract", writes(TABLE))
-    page, blank = recognise(scan(4), scan(9))
-    assert page.text == 'Titan "is"\nbig\n\nend'
-    assert (page.number, page.width, page.height) == (4, 300, 200)
+def black_corner(pixels: Pixels) -> list[Word]:
+    """Good words if the black corner is on top at the left, poor ones otherwise."""
+    upright = pixels[:10, :10].mean() < 100
+    return says("upright", "words", confidence=95.0 if upright else 40.0)(pixels)
+
+
+def marked(way: int) -> Scan:
+    """A bitmap with a black corner, turned."""
+    pixels = np.full((200, 200), 255, dtype=np.uint8)
+    pixels[:60, :200] = 250
+    pixels[:40, :40] = 0
+    lying = scans.turned(Bitmap(pixels, Placement(1, 0, 0, 1, 0, 0)), way)
+    return Scan(1, 100, 100, "absent", 144, Bitmap(lying.pixels, Placement(0.5, 0, 0, 0.5, 0, 0)))
+
+
+def test_words_get_exact_spans_and_boxes_in_points(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    answers(monkeypatch, says("Titan", "is"))
+    with pages.opened(scan(tmp_path / "a.pdf")) as document:
+        (page,) = read(document, [(1, "absent")], dpi=144)
+    assert page.text == "Titan is"
+    assert (page.number, page.width, page.height) == (1, 300, 200)
     first = page.words.array[0]
     assert page.text[first["start"] : first["end"]] == "Titan"
-    assert tuple(first)[2:] == (15, 30, 60, 45)
     assert page.ocr is not None
-    assert (page.ocr.engine, page.ocr.dpi, page.ocr.confidence, page.ocr.why) == ("tesseract 9.0", 144, 95.0, "absent")
-    assert page.ocr.milliseconds >= 2.0
-    assert (blank.number, blank.text, len(blank.words)) == (9, "", 0)
-    assert blank.ocr is not None
-    assert blank.ocr.confidence == 0.0
+    # The picture has 30 x 20 pixels, so nothing is gained by drawing more of them than the least.
+    assert tuple(first)[2:] == pytest.approx((0, 5, 30, 15), abs=0.01)
+    assert (page.ocr.engine, page.ocr.dpi, page.ocr.confidence, page.ocr.why) == ("tesseract 9.0", 72, 90.0, "absent")
+    assert (page.ocr.rotation, page.ocr.skew) == (0, 0)
 
 
-def test_tesseract_runs_once_on_a_list_with_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[tuple[tuple[int, int], float, str, str]] = []
-
-    def run(listing: str, output: str, extension: str, lang: str, config: str, timeout: float) -> None:
-        for name in Path(listing).read_text().split():
-            with Image.open(name) as image:
-                seen.append((image.size, image.info["dpi"][0], lang, os.environ["OMP_THREAD_LIMIT"]))
-        assert Path(listing).parent.stat().st_mode & 0o077 == 0
-        assert (extension, timeout) == ("tsv", 60)
-        writes(TABLE)(listing, output)
-
-    monkeypatch.setattr(ocr, "run_tesseract", run)
-    recognise(scan(1, dpi=300), scan(2, dpi=150))
-    assert seen == [((600, 400), 300, "eng", "1"), ((600, 400), 150, "eng", "1")]
+def test_a_page_on_its_head_is_turned_because_its_result_is_poor(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = answers(monkeypatch, black_corner)
+    upright, turned = ocr.recognise([marked(0), marked(180)], languages=("eng",), timeout_s=60)
+    assert (upright.bitmap.rotation, turned.bitmap.rotation) == (0, 180)
+    assert [word.confidence for word in turned.words] == [95, 95]
+    # Both pages, two ways for an excerpt of the poor one, the poor one again.
+    assert runs == [2, 2, 1]
 
 
-@pytest.mark.parametrize(
-    ("error", "message"),
-    [
-        (pytesseract.TesseractError(-11, "boom"), "status -11"),
-        (RuntimeError("Tesseract process timeout"), "longer than 60 s"),
-        (FileNotFoundError("no output"), "no output"),
-    ],
-)
-def test_failures_are_ours_and_nothing_stays_behind(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: Exception, message: str
-) -> None:
-    def run(*_: object, **__: object) -> None:
-        raise error
-
-    monkeypatch.setattr(ocr, "run_tesseract", run)
-    with pytest.raises(ReadingFailed, match=message):
-        recognise(scan(1))
-    assert list(tmp_path.iterdir()) == []
+def test_a_poor_page_that_no_turn_improves_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = answers(monkeypatch, says("smudge", confidence=40))
+    (found,) = ocr.recognise([marked(0)], languages=("eng",), timeout_s=60)
+    assert (found.bitmap.rotation, len(found.words)) == (0, 1)
+    assert runs == [1, 2]
 
 
-def test_no_time_left_is_said_before_starting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ocr, "run_tesseract", writes(TABLE))
-    with pytest.raises(ReadingFailed, match="all the time"):
-        recognise(scan(1), timeout_s=0)
+def test_blank_pages_are_not_turned(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = answers(monkeypatch, lambda pixels: [])
+    (found,) = ocr.recognise([marked(0)], languages=("eng",), timeout_s=60)
+    assert (list(found.words), runs) == ([], [1])
 
 
-def test_a_missing_language_is_named() -> None:
-    with pytest.raises(ReadingFailed, match="no language pack deu, fra"):
-        ocr.check_languages(("eng", "deu", "fra"))
-    ocr.check_languages(("eng",))
+@pytest.mark.parametrize("way", [90, 270])
+def test_a_page_on_its_side_is_turned_before_it_is_read(monkeypatch: pytest.MonkeyPatch, way: int) -> None:
+    monkeypatch.setattr(scans, "sideways", lambda seen: True)
+    runs = answers(monkeypatch, black_corner)
+    (found,) = ocr.recognise([marked(way)], languages=("eng",), timeout_s=60)
+    assert found.bitmap.rotation == (360 - way) % 360
+    assert runs == [3, 1]
 
 
-def test_a_missing_program_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    def absent() -> str:
-        raise pytesseract.TesseractNotFoundError
-
-    monkeypatch.setattr(pytesseract, "get_tesseract_version", absent)
-    with pytest.raises(ReadingFailed, match="not installed"):
-        ocr.engine()
-
-
-def test_folders_of_dead_processes_are_swept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    dead, alive, other = (tmp_path / name for name in ("gatherum-ocr-111-x", "gatherum-ocr-222-y", "gatherum-ocr-z"))
-    for folder in (dead, alive, other):
-        folder.mkdir()
-    monkeypatch.setattr(ocr, "_alive", lambda pid: pid == 222)
-    monkeypatch.setattr(ocr, "run_tesseract", writes(TABLE))
-    recognise(scan(1))
-    assert sorted(tmp_path.iterdir()) == [alive, other]
-
-
-def test_this_process_is_alive() -> None:
-    assert ocr._alive(os.getpid())
-    assert not ocr._alive(2**22 + 1)
+def test_time_is_shared_by_all_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers(monkeypatch, black_corner)
+    with pytest.raises(ReadingFailed, match="no time"):
+        ocr.recognise([marked(0)], languages=("eng",), timeout_s=0)
 
 
 # --- whole pages ----------------------------------------------------------------------------------------------------
 
 
-def stamped(path: Path) -> str:
+def picture() -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(np.full((20, 30), 128, dtype=np.uint8)).save(out, format="PNG")
+    return out.getvalue()
+
+
+def scan(path: Path, *, stamp: str = "") -> str:
     with pymupdf.open() as document:
         page = document.new_page(width=300, height=200)
-        out = io.BytesIO()
-        Image.fromarray(np.full((20, 30), 128, dtype=np.uint8)).save(out, format="PNG")
-        page.insert_image(page.rect, stream=out.getvalue(), keep_proportion=False)
-        page.insert_text((20, 20), "My stamp")
+        page.insert_image(page.rect, stream=picture(), keep_proportion=False)
+        if stamp:
+            page.insert_text((20, 100), stamp)
         document.save(path)
     return str(path)
 
 
-@pytest.mark.parametrize(("found", "text"), [("one two three four", "one two three four"), ("one two", "My stamp")])
-def test_a_stamp_gives_way_to_a_scan_but_not_to_a_background(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, found: str, text: str
-) -> None:
-    rows = [f"5\t1\t1\t1\t1\t{i}\t{40 * i}\t9\t30\t9\t90\t{word}" for i, word in enumerate(found.split(), 1)]
-    monkeypatch.setattr(ocr, "run_tesseract", writes("\n".join([HEADER, *rows])))
-    with pages.opened(stamped(tmp_path / "a.pdf")) as document:
-        _, why = pages.read(document, 1)
+def read(
+    document: pymupdf.Document, wanted: list[tuple[int, Why]], *, dpi: int = 72, max_pixels: int = 10**6
+) -> list[Page]:
+    return ocr.read(document, wanted, dpi=dpi, max_pixels=max_pixels, languages=("eng",), timeout_s=60)
+
+
+def test_a_stamp_and_the_scan_under_it_are_both_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    answers(monkeypatch, says("one", "two"))
+    with pages.opened(scan(tmp_path / "a.pdf", stamp="My stamp")) as document:
+        own, why = pages.read(document, 1)
         assert why == "hidden"
-        (page,) = ocr.read(document, [(1, why)], dpi=72, max_pixels=10**6, languages=("eng",), timeout_s=60)
-    assert page.text == text
-    assert (page.ocr is None) == (text == "My stamp")
+        (page,) = read(document, [(1, why)])
+    assert page.text == "one two\n\nMy stamp"
+    start = page.text.index("stamp")
+    assert page.words.boxes(start, start + 5) == own.words.boxes(own.text.index("stamp"), len(own.text))
+
+
+def test_what_is_recognised_over_the_pages_own_words_or_unsure_is_dropped(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    words = [
+        Word(1, 1, 1, (20, 88, 38, 102), 90.0, "My"),
+        Word(1, 1, 1, (100, 20, 140, 40), 30.0, "cloud"),
+        Word(1, 1, 1, (150, 20, 190, 40), 90.0, "sky"),
+    ]
+    answers(monkeypatch, lambda pixels: words)
+    with pages.opened(scan(tmp_path / "a.pdf", stamp="My stamp")) as document:
+        (page,) = read(document, [(1, "hidden")])
+    assert page.text == "sky\n\nMy stamp"
+
+
+@pytest.mark.parametrize(("confidence", "kept"), [(92.0, False), (40.0, True)])
+def test_garbage_gives_way_only_to_something_better(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, confidence: float, kept: bool
+) -> None:
+    answers(monkeypatch, says("readable", "words", confidence=confidence))
+    with pages.opened(scan(tmp_path / "a.pdf", stamp="Xqzj vkwx")) as document:
+        (page,) = read(document, [(1, "garbage")])
+    assert page.text == ("Xqzj vkwx" if kept else "readable words")
+    assert (page.ocr is None) == kept
+
+
+def test_only_the_picture_of_a_mixed_page_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with pymupdf.open() as document:
+        page = document.new_page(width=400, height=300)
+        page.insert_text((50, 20), "Above.", fontsize=12)
+        with pymupdf.open() as source:
+            inner = source.new_page(width=200, height=200)
+            for y in range(15, 200, 14):
+                inner.insert_text((8, y), "Rhea and Dione and Tethys", fontsize=10)
+            page.insert_image(pymupdf.Rect(100, 50, 300, 250), pixmap=inner.get_pixmap(dpi=144))
+        page.insert_text((50, 280), "Below.", fontsize=12)
+        document.save(tmp_path / "a.pdf")
+    shapes: list[tuple[int, ...]] = []
+
+    def see(pixels: Pixels) -> list[Word]:
+        shapes.append(pixels.shape)
+        return [Word(1, 1, 1, (0, 0, pixels.shape[1], pixels.shape[0]), 90.0, "figure")]
+
+    answers(monkeypatch, see)
+    with pages.opened(str(tmp_path / "a.pdf")) as document:
+        (found,) = read(document, [(1, "mixed")], dpi=300)
+    assert len(shapes) == 1
+    assert found.text == "Above.\n\nfigure\n\nBelow."
+    (box,) = found.words.boxes(8, 14)
+    assert box == pytest.approx((100, 50, 300, 250), abs=1)
+    assert found.ocr is not None
+    assert found.ocr.why == "mixed"
 
 
 def test_a_page_that_cannot_be_drawn_has_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(ocr, "run_tesseract", writes(TABLE))
-    with pages.opened(stamped(tmp_path / "a.pdf")) as document:
-        (page,) = ocr.read(document, [(1, "absent")], dpi=72, max_pixels=10, languages=("eng",), timeout_s=60)
+    answers(monkeypatch, says("word"))
+    with pages.opened(scan(tmp_path / "a.pdf")) as document:
+        (page,) = read(document, [(1, "absent")], max_pixels=10)
     assert page.error is not None
     assert "too large to be drawn" in page.error

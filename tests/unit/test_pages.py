@@ -23,9 +23,10 @@ from actors.errors import (
     TruncatedPdf,
     UnknownPage,
 )
-from actors.messages import Page, Words
+from actors.messages import Page
 from actors.reading import pages
-from actors.reading.pages import Marks
+from actors.reading.text import assemble, clean
+from actors.reading.triage import Why
 
 AES_256 = 5  # PyMuPDF sets its own name for it in a way that type checkers do not see
 TEXT = "Titan is the largest moon of Saturn.\nHuygens found it in 1655."
@@ -51,7 +52,7 @@ def picture(page: pymupdf.Page) -> None:
     page.insert_image(page.rect, stream=out.getvalue(), keep_proportion=False)
 
 
-def first(path: str) -> tuple[Page, pages.Why | None]:
+def first(path: str) -> tuple[Page, Why | None]:
     with pages.opened(path) as document:
         return pages.read(document, 1)
 
@@ -102,7 +103,7 @@ def test_boxes_hold_the_ink_of_the_page_as_displayed(tmp_path: Path, rotation: i
 
 
 def test_clean_expands_ligatures_composes_and_drops_the_invisible() -> None:
-    assert pages.clean("e\ufb03cient cafe\u0301 so\u00adft\u200b a\u00a0b\x00\ud800") == "efficient café soft a b\ufffd"
+    assert clean("e\ufb03cient cafe\u0301 so\u00adft\u200b a\u00a0b\x00\ud800") == "efficient café soft a b\ufffd"
 
 
 words_ = st.lists(
@@ -120,45 +121,13 @@ def test_assembled_spans_are_exact(words: list[tuple[str, int]]) -> None:
     for index in range(1, len(words)):
         lines[index] = 0 if words[index][1] == 2 else lines[index - 1] + words[index][1]
     boxes = np.arange(4 * len(words), dtype=np.float32).reshape(4, len(words))
-    text, packed = pages.assemble(texts, blocks, lines, boxes)
+    text, packed = assemble(texts, blocks, lines, boxes)
     assert [text[w["start"] : w["end"]] for w in packed.array] == texts
     assert text.count("\n\n") == sum(step == 2 for _, step in words[1:])
     assert np.array_equal(packed.array["y1"], boxes[3])
 
 
 # --- judging --------------------------------------------------------------------------------------------------------
-
-
-def page_of(text: str) -> Page:
-    words, position = [], 0
-    for word in text.split():
-        position = text.index(word, position)
-        words.append((position, position + len(word), 0.0, 0.0, 1.0, 1.0))
-    return Page(1, 400, 300, text, Words.of(words))
-
-
-def never() -> Marks:
-    raise AssertionError("a text page was looked at twice")
-
-
-@pytest.mark.parametrize(
-    ("text", "marks", "why"),
-    [
-        ("", Marks(any=False, image_share=0), None),
-        ("", Marks(any=True, image_share=0), "absent"),
-        ("", Marks(any=True, image_share=1), "absent"),
-        ("\ufffd\ufffd\ue001 \ufffd\ufffd ab", Marks(any=False, image_share=0), "garbage"),
-        ("Naïve façade \ufffd", Marks(any=False, image_share=0), None),
-        ("Downloaded by a reader", Marks(any=True, image_share=0.95), "hidden"),
-        ("A title", Marks(any=True, image_share=0.5), None),
-    ],
-)
-def test_needs_ocr(text: str, marks: Marks, why: str | None) -> None:
-    assert pages.needs_ocr(page_of(text), lambda: marks) == why
-
-
-def test_text_pages_are_not_looked_at_twice() -> None:
-    assert pages.needs_ocr(page_of("word " * pages.STAMP_WORDS), never) is None
 
 
 def test_a_blank_page_needs_nothing(tmp_path: Path) -> None:
@@ -182,6 +151,37 @@ def test_a_scan_under_a_stamp_is_hidden(tmp_path: Path, rotation: int) -> None:
     assert (page.text, why) == ("Downloaded today", "hidden")
 
 
+def lines_of_text(page: pymupdf.Page, where: pymupdf.Rect) -> None:
+    """A picture of print, of which the page's text has nothing."""
+    with pymupdf.open() as source:
+        print_ = source.new_page(width=where.width, height=where.height)
+        for y in range(15, int(where.height), 14):
+            print_.insert_text((8, y), "Rhea and Dione were found by Cassini.", fontsize=10)
+        page.insert_image(where, pixmap=print_.get_pixmap(dpi=150))
+
+
+@pytest.mark.parametrize("rotation", [0, 270])
+def test_a_picture_of_text_beside_text_is_mixed(tmp_path: Path, rotation: int) -> None:
+    def draw(page: pymupdf.Page) -> None:
+        page.insert_text((50, 20), "Beside a picture.", fontsize=12)
+        lines_of_text(page, pymupdf.Rect(50, 40, 250, 280))
+        page.set_rotation(rotation)
+
+    page, why = first(make(tmp_path / "a.pdf", draw))
+    assert (page.text, why) == ("Beside a picture.", "mixed")
+
+
+def test_a_photograph_beside_text_is_left_alone(tmp_path: Path) -> None:
+    def draw(page: pymupdf.Page) -> None:
+        page.insert_text((50, 20), "Beside a picture.", fontsize=12)
+        rows = np.add.outer(np.arange(240), np.arange(200)) % 256
+        out = io.BytesIO()
+        Image.fromarray(rows.astype(np.uint8)).save(out, format="PNG")
+        page.insert_image(pymupdf.Rect(50, 40, 250, 280), stream=out.getvalue())
+
+    assert first(make(tmp_path / "a.pdf", draw))[1] is None
+
+
 def test_a_destroyed_page_does_not_take_the_others_along(tmp_path: Path) -> None:
     path = make(tmp_path / "a.pdf", write, count=3)
     with pymupdf.open(path) as document:
@@ -193,7 +193,7 @@ def test_a_destroyed_page_does_not_take_the_others_along(tmp_path: Path) -> None
 
 
 def test_a_page_that_mupdf_refuses_has_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(source: pymupdf.Page, number: int) -> Page:
+    def refuse(document: pymupdf.Document, source: pymupdf.Page, number: int) -> Page:
         raise RuntimeError("code=7: cycle in page tree\nmore")
 
     monkeypatch.setattr(pages, "_read", refuse)

@@ -14,10 +14,10 @@ from ray.exceptions import OutOfMemoryError, RaySystemError, RayTaskError, Worke
 
 from actors import pdf as module
 from actors.deadline import Deadline
-from actors.errors import DeadlineExceeded, EmptyFile, EncryptedPdf, ReadingFailed, Unavailable
+from actors.errors import DeadlineExceeded, DocumentTooLarge, EmptyFile, EncryptedPdf, ReadingFailed, Unavailable
 from actors.messages import DocumentInfo, Mention, Page, PageReading, Words
 from actors.pdf import Pdf, Report, Setup, read_range
-from actors.reading import mentions, ocr
+from actors.reading import limits, mentions, ocr
 from actors.reading.ranges import Range
 from config.settings import Settings, load
 
@@ -159,6 +159,23 @@ async def test_an_error_of_the_document_ends_the_reading(role: Pdf) -> None:
     assert type(caught.value) is EncryptedPdf
 
 
+async def test_a_text_without_end_ends_the_reading(role: Pdf, cancelled: list[Any]) -> None:
+    task = FakeReading(lambda part: Report(part.pages, chars=8_000_000))
+    role._read_range = task
+    stream: Any = role.read("a.pdf", range(1, 101), enrich=False, deadline=Deadline.after(60))
+    await anext(stream)
+    await anext(stream)
+    with pytest.raises(DocumentTooLarge, match="20 million characters"):
+        await anext(stream)
+
+
+async def test_a_document_has_its_limit_whatever_the_deadline(role: Pdf, cancelled: list[Any]) -> None:
+    role._settings = role._settings.model_copy(update={"document_timeout_s": 0.01})
+    with pytest.raises(DeadlineExceeded):
+        await run(role, lambda part: asyncio.get_running_loop().create_future(), 4)
+    assert len(cancelled) == 1
+
+
 async def test_trouble_of_the_cluster_may_be_tried_again(role: Pdf) -> None:
     with pytest.raises(Unavailable):
         await run(role, lambda part: RaySystemError("gone"), 1)
@@ -259,7 +276,7 @@ def mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def test_a_text_range_leaves_scanned_pages(mixed: str, settings: Settings) -> None:
     report, readings = read_range(mixed, Range((1, 2, 3)), setup(settings))
-    assert report == Report((1, 3), ((2, "absent"),))
+    assert report == Report((1, 3), ((2, "absent"),), chars=42)
     assert [reading.page.text for reading in readings] == ["Titan is a moon of Saturn.", "Rhea is another."]
     assert all(reading.chunks == () for reading in readings)
 
@@ -273,7 +290,7 @@ def test_a_scanned_range_is_recognised(mixed: str, settings: Settings, monkeypat
 
     monkeypatch.setattr(ocr, "read", read)
     report, readings = read_range(mixed, Range((2,), ("absent",)), setup(settings))
-    assert (report, readings) == (Report((2,)), (PageReading(Page(2, 1, 1, "seen", Words())),))
+    assert (report, readings) == (Report((2,), chars=4), (PageReading(Page(2, 1, 1, "seen", Words())),))
     assert seen["wanted"] == [(2, "absent")]
     assert seen["languages"] == ("eng",)
     assert seen["timeout_s"] < 7
@@ -292,4 +309,78 @@ def test_the_watchdog_guards_each_page(mixed: str, settings: Settings, monkeypat
     armed: list[float] = []
     monkeypatch.setattr(signal, "setitimer", lambda which, seconds: armed.append(seconds))
     read_range(mixed, Range((1, 2, 3)), setup(settings))
-    assert armed == [7, 0, 7, 0, 7, 0]
+    assert armed == [7, 0, 7, 0, 7, 0, 7, 0]  # for opening the file, and for each page
+
+
+def test_limits_are_checked_before_work(mixed: str) -> None:
+    small = load({"pdf.max_file_mb": 0.0001})
+    with pytest.raises(DocumentTooLarge, match=r"limit is 0.0001 MB"):
+        read_range(mixed, Range((1,)), setup(small))
+    with pytest.raises(DocumentTooLarge, match=r"limit is 0.0001 MB"):
+        module.inspect_file(mixed, setup(small))
+    with pytest.raises(DocumentTooLarge, match=r"limit is 0.0001 MB"):
+        module.render_page(mixed, 1, (), 72, setup(small))
+    with pytest.raises(DocumentTooLarge, match="3 pages; the limit is 2"):
+        read_range(mixed, Range((1,)), setup(load({"pdf.max_pages": 2})))
+
+
+@pytest.mark.parametrize(("resident", "retired"), [(599, False), (601, True)])
+def test_a_process_that_grew_is_retired_after_its_task(
+    mixed: str, settings: Settings, monkeypatch: pytest.MonkeyPatch, resident: int, retired: bool
+) -> None:
+    calls: list[int] = []
+    confined: list[tuple[int, int]] = []
+    monkeypatch.setattr(module, "_retire", calls.append)
+    monkeypatch.setattr(limits, "confine", lambda *mb: confined.append(mb))
+    monkeypatch.setattr(limits, "resident_memory", lambda: resident * limits.MB)
+    report, _ = module.confined(read_range)(mixed, Range((1,)), setup(settings))
+    assert report.done == (1,)
+    assert calls == ([settings.pdf.task_max_calls] if retired else [])
+    assert confined == [(1500, 161)]
+
+
+# --- beside questions -----------------------------------------------------------------------------------------------
+
+
+async def test_a_missing_language_pack_is_an_error_at_start(role: Pdf, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(languages: tuple[str, ...]) -> None:
+        assert languages == ("eng",)
+        raise ReadingFailed("Tesseract has no language pack eng.")
+
+    monkeypatch.setattr(module, "check_ocr", missing)
+    with pytest.raises(ReadingFailed, match="no language pack eng"):
+        await role.start()
+
+
+async def test_ingestion_is_bounded_over_all_documents(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, cancelled: list[Any]
+) -> None:
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 4.0})
+    role = Pdf(settings.pdf, settings.entities, settings.logs, ingest_cpus=2)
+    most = 0
+
+    async def survey(path: str, deadline: Deadline) -> None:
+        return None
+
+    async def outcome(report: Any) -> Report:
+        nonlocal most
+        most = max(most, role._ingesting.inside)
+        await asyncio.sleep(0)
+        return Report(report.pages)
+
+    monkeypatch.setattr(role, "_survey", survey)
+    monkeypatch.setattr(module, "_outcome", outcome)
+
+    class Task:
+        def remote(self, path: str, part: Range, setup: Setup) -> tuple[Range, tuple[()]]:
+            return part, ()
+
+    role._read_range = Task()
+
+    async def ingest() -> int:
+        stream = role.read("a.pdf", range(1, 41), enrich=True, deadline=Deadline.after(60))
+        return sum([len(found.pages) async for found in stream])
+
+    assert list(await asyncio.gather(ingest(), ingest(), ingest())) == [40, 40, 40]
+    assert most == 2
+    assert role._ingesting.inside == 0

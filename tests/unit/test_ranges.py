@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import itertools
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.reading.ranges import Range, after_failure, split, split_scanned
+from actors.reading.ranges import Range, after_failure, ingest_width, split, split_scanned
 
 
 def test_ranges_are_consecutive_and_bounded() -> None:
@@ -40,3 +41,41 @@ def test_a_failed_range_is_tried_page_by_page_once() -> None:
 
 def test_a_single_page_gets_its_second_chance_too() -> None:
     assert after_failure(Range((4,), ("absent",))) == [Range((4,), ("absent",), retry=True)]
+
+
+@pytest.mark.parametrize(
+    ("total", "wanted", "task_cpus", "replicas", "width"),
+    [
+        (8, 0, 1, 1, 7),  # one is left to questions
+        (2, 0, 1, 1, 2),  # a core of two would be half the speed
+        (8, 3, 1, 1, 3),
+        (2, 6, 1, 1, 2),
+        (8, 0, 0.5, 2, 7),
+        (1, 0.5, 1, 4, 1),  # never none
+    ],
+)
+def test_ingestion_leaves_cpus_to_questions(
+    total: float, wanted: float, task_cpus: float, replicas: int, width: int
+) -> None:
+    assert ingest_width(total, wanted, task_cpus, replicas) == width
+
+
+@given(st.integers(2, 64), st.sets(st.integers(1, 64)))
+def test_a_bad_page_costs_one_more_failure_and_no_other_page(size: int, bad: set[int]) -> None:
+    waiting = split(range(1, size + 1), size)
+    read: list[int] = []
+    lost: list[int] = []
+    failures = 0
+    while waiting:
+        part = waiting.pop()
+        if not bad.intersection(part.pages):
+            read.extend(part.pages)
+            continue
+        failures += 1
+        again = after_failure(part)
+        waiting.extend(again)
+        lost.extend(() if again else part.pages)
+    found = bad.intersection(range(1, size + 1))
+    assert sorted(lost) == sorted(found)
+    assert sorted(read + lost) == list(range(1, size + 1))
+    assert failures == (1 + len(found) if found else 0)

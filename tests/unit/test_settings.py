@@ -94,6 +94,8 @@ def test_the_prefixed_name_is_above_the_plain_one() -> None:
         ({"ASYNC_TIMEOUT": "0"}, ["orchestrator.timeout_s", "ASYNC_TIMEOUT"]),
         ({"GATHERUM_APY__PORT": "1"}, ["apy", "no such setting"]),
         ({"GATHERUM_INGEST__HEARTBEAT_S": "11"}, ["ingest.heartbeat_s", "GATHERUM_INGEST__HEARTBEAT_S", "third"]),
+        ({"GATHERUM_EGRESS__ALLOW_HOSTS": "[ok, 'http://x/']"}, ["egress.allow_hosts", "'http://x/'", "host:port"]),
+        ({"GATHERUM_EGRESS__ALLOW_HOSTS": "[10.0.0.1/8]"}, ["egress.allow_hosts", "10.0.0.1/8"]),
         ({"GATHERUM_DATA_DIR__X": "1"}, ["data_dir"]),
         ({"GATHERUM_CONFIG": "/nowhere/g.yaml"}, ["/nowhere/g.yaml"]),
     ],

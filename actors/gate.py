@@ -1,0 +1,56 @@
+"""Gate: lets so many through at once, where how many may change while others wait.
+
+Ingestion's page tasks pass one, so that a folder of scans leaves CPUs to the questions asked meanwhile. An asyncio
+semaphore would not do: its width is fixed when it is made, and a cluster grows and shrinks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+
+class Gate:
+    """A semaphore whose width can be set; those who wait are let in first come, first served.
+
+    Attributes:
+        inside: how many are through and not back.
+    """
+
+    def __init__(self, width: int) -> None:
+        self.inside = 0
+        self._width = width
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    def widen(self, width: int) -> None:
+        """Set how many may be inside; those beyond a smaller width stay until they leave."""
+        self._width = width
+        self._admit()
+
+    @asynccontextmanager
+    async def passed(self) -> AsyncIterator[None]:
+        """Wait for a place and hold it."""
+        place = asyncio.get_running_loop().create_future()
+        self._waiting.append(place)
+        self._admit()
+        try:
+            await place
+            yield
+        finally:
+            # Cancelled while it waited, or let in at the very moment it was cancelled.
+            if place.done() and not place.cancelled():
+                self.inside -= 1
+            else:
+                self._waiting.remove(place)
+            self._admit()
+
+    def _admit(self) -> None:
+        for place in list(self._waiting):
+            if self.inside >= self._width:
+                break
+            if not place.done():
+                self._waiting.remove(place)
+                place.set_result(None)
+                self.inside += 1

@@ -1,0 +1,242 @@
+"""Extraction: a PDF in, its reading out, nothing kept.
+
+The file lies in a temporary one while it is read. Pages are read in windows, several ranges at once, and given out in
+the order of the document; what is held is at most a window, wherever the client is. When the client goes away, the
+reading ends with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import aclosing
+from typing import Annotated, Any, Final, TypeVar
+
+import orjson
+from fastapi import APIRouter, Depends, Query, Request
+from fastapi.responses import Response
+from starlette.requests import ClientDisconnect
+from starlette.types import Message, Receive, Scope, Send
+
+from actors.deadline import Deadline
+from actors.errors import DocumentTooLarge, GatherumError
+from actors.messages import DocumentInfo, Page
+from actors.pdf import Pdf
+from actors.pool import value_of
+from actors.store.blobs import Incoming
+from config import logs
+from serve.extraction import MEDIA_TYPES, Format, Selection, encode, markdown, page_value, plain_text
+from serve.problems import documented, problem
+from serve.receive import BODY, INSPECT_TIMEOUT_S, MB, Fetching, receive
+from serve.services import Services, Turnstile, Use
+
+PATH: Final = "/v1/extract"
+NDJSON: Final = "application/x-ndjson"
+WINDOW: Final = 256
+"""Pages asked for together: enough two-page ranges of scans for 64 cores, 13 MB of text in the object store."""
+
+T = TypeVar("T")
+
+router = APIRouter(tags=["documents"])
+
+
+async def _place(request: Request) -> AsyncIterator[None]:
+    turnstile: Turnstile = request.app.state.extractions
+    with turnstile.entered():
+        yield
+
+
+async def _incoming(services: Use) -> AsyncIterator[Incoming]:
+    # FastAPI leaves it after the answer has been sent, or has broken off: until then pages are read from the file.
+    async with Incoming(services.settings.blob_dir) as incoming:
+        yield incoming
+
+
+@router.post(
+    PATH,
+    response_class=Response,
+    dependencies=[Depends(_place)],
+    responses={
+        200: {"content": {kind.partition(";")[0]: {} for kind in (*MEDIA_TYPES.values(), NDJSON)}},
+        **documented(400, 403, 413, 415, 422, 429, 503, 504),
+    },
+    openapi_extra=BODY,
+)
+async def extract(
+    request: Request,
+    services: Use,
+    fetcher: Fetching,
+    incoming: Annotated[Incoming, Depends(_incoming)],
+    format: Annotated[Format, Query(description="Form of the pages.")] = "json",  # noqa: A002 - the parameter's name
+    pages: Annotated[str, Query(max_length=1000, description="Such as `1-3,7` or `5-`; all by default.")] = "",
+    stream: Annotated[
+        bool, Query(description="One JSON line a page, as it is read; also by `Accept: application/x-ndjson`.")
+    ] = False,
+    timeout_ms: Annotated[int | None, Query(ge=1, description="Budget, ms; at most pdf.document_timeout_s.")] = None,
+) -> Response:
+    """Read a PDF without storing it."""
+    settings = services.settings
+    selection = Selection.parse(pages)
+    deadline = Deadline.after(settings.pdf.document_timeout_s)
+    if timeout_ms is not None:
+        deadline = deadline.within(timeout_ms / 1000)
+    await receive(request, incoming, fetcher, int(settings.api.max_upload_mb * MB), deadline=deadline)
+    path = str(incoming.path)
+    info = await services.roles.pdf.inspect(path, deadline=deadline.within(INSPECT_TIMEOUT_S))
+    chosen = selection.of(info.pages)
+
+    def read() -> AsyncIterator[Page]:
+        return in_order(services.roles.pdf, path, chosen, details=format != "text", deadline=deadline)
+
+    if stream or NDJSON in request.headers.get("accept", ""):
+        return Lines(_lines(read, format, info, request.scope["request_id"]))
+    return await unless_gone(request.receive, _whole(read, format, info, services))
+
+
+async def in_order(
+    pdf: Pdf, path: str, pages: Sequence[int], *, details: bool, deadline: Deadline
+) -> AsyncIterator[Page]:
+    """Read pages and give them in their order. Closing the iterator ends the reading.
+
+    Args:
+        pdf: the role.
+        path: of the PDF.
+        pages: numbers, ascending.
+        details: whether their links, images and tables are wanted.
+        deadline: of the whole reading.
+    """
+    for first in range(0, len(pages), WINDOW):
+        due = deque(pages[first : first + WINDOW])
+        ranges: dict[int, Any] = {}
+        read: dict[int, Page] = {}
+        window = pdf.read(path, tuple(due), enrich=False, details=details, deadline=deadline)
+        async with aclosing(_generator(window)) as found:
+            async for part in found:
+                ranges.update(dict.fromkeys(part.pages, part.readings))
+                while due and due[0] in ranges:
+                    if due[0] not in read:
+                        # Only when its turn has come: until then the pages stay in the object store.
+                        readings = await value_of(ranges[due[0]], deadline=deadline)
+                        read.update((reading.page.number, reading.page) for reading in readings)
+                    number = due.popleft()
+                    del ranges[number]
+                    yield read.pop(number)
+
+
+async def _lines(
+    read: Callable[[], AsyncIterator[Page]], form: Format, info: DocumentInfo, request_id: str
+) -> AsyncIterator[bytes]:
+    """The document, each page, and `end`, or `problem` if it breaks off: one JSON object a line, named by its key."""
+    count, unread = 0, []
+    try:
+        yield encode({"document": info}) + b"\n"
+        async with aclosing(_generator(read())) as pages:
+            async for page in pages:
+                count += 1
+                if page.error:
+                    unread.append(page.number)
+                yield await asyncio.to_thread(_line, page, form, info)
+        yield encode({"end": {"pages": count, "unread": unread}}) + b"\n"
+    except GatherumError as error:
+        yield _problem_line(error.http_status, error.code, error.detail, request_id)
+    except Exception:  # noqa: BLE001 - the status is sent: this line is all that can still be said
+        logs.get().exception("defect", path=PATH)
+        yield _problem_line(500, "internal", "Something went wrong on our side.", request_id)
+
+
+def _line(page: Page, form: Format, info: DocumentInfo) -> bytes:
+    return encode({"page": page_value(page, form, info)}) + b"\n"
+
+
+def _problem_line(status: int, code: str, detail: str, request_id: str) -> bytes:
+    body = orjson.Fragment(bytes(problem(status, code, detail, request_id).body))
+    return orjson.dumps({"problem": body}) + b"\n"
+
+
+async def _whole(
+    read: Callable[[], AsyncIterator[Page]], form: Format, info: DocumentInfo, services: Services
+) -> Response:
+    """All pages in one answer, so that an error on the way still is a status."""
+    limit_mb = services.settings.api.max_extract_mb
+    parts: list[bytes] = []
+    unread: list[int] = []
+    size = 0
+    async with aclosing(_generator(read())) as pages:
+        async for page in pages:
+            if page.error:
+                unread.append(page.number)
+            parts.append(await asyncio.to_thread(_part, page, form, info))
+            size += len(parts[-1])
+            if size > limit_mb * MB:
+                raise DocumentTooLarge(
+                    f"The answer is longer than {limit_mb:g} MB. Ask for fewer pages, or let them be streamed."
+                )
+    if form == "json":
+        body = encode({"document": info, "unread": unread})[:-1] + b',"pages":[' + b",".join(parts) + b"]}"
+    else:
+        body = b"".join(parts)
+    # In JSON each such page says why; in the other forms this is the only place to say that any is missing.
+    headers = {"x-unread-pages": ",".join(map(str, unread))} if unread else None
+    return Response(body, media_type=MEDIA_TYPES[form], headers=headers)
+
+
+def _part(page: Page, form: Format, info: DocumentInfo) -> bytes:
+    if form == "json":
+        return encode(page_value(page, form, info))
+    return (plain_text(page) if form == "text" else markdown(page, info)).encode()
+
+
+def _generator(iterator: AsyncIterator[T]) -> Any:
+    """The same, typed as what it is: an async generator, which can be closed."""
+    return iterator
+
+
+class Lines(Response):
+    """A stream of lines that ends when the client goes away, even while the next line is long in coming.
+
+    Starlette's own leaves the iterator behind, to be closed when it is collected; until then the pages would be
+    read on.
+    """
+
+    media_type = NDJSON
+
+    def __init__(self, lines: AsyncIterator[bytes]) -> None:
+        super().__init__()
+        del self.headers["content-length"]
+        self._lines = lines
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the lines, each when the client has taken the one before."""
+
+        async def stream() -> None:
+            async with aclosing(_generator(self._lines)) as lines:
+                await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+                async for line in lines:
+                    await send({"type": "http.response.body", "body": line, "more_body": True})
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+        await unless_gone(receive, stream())
+
+
+async def unless_gone(receive: Callable[[], Awaitable[Message]], work: Coroutine[Any, Any, T]) -> T:
+    """Do something for a client, and cancel it when the client goes away.
+
+    Raises:
+        ClientDisconnect: it did.
+    """
+
+    async def gone() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    working, watching = asyncio.create_task(work), asyncio.create_task(gone())
+    try:
+        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        raise ClientDisconnect
+    finally:
+        for task in (working, watching):
+            task.cancel()
+        await asyncio.gather(working, watching, return_exceptions=True)

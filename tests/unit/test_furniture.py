@@ -1,0 +1,116 @@
+"""Heads, feet and page numbers, from pages made here."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from actors.messages import Page, Words
+from actors.reading.furniture import SAMPLE_RUN, SAMPLE_RUNS, Furniture, collect, sample
+
+HEIGHT = 800.0
+
+
+def page(number: int, *rows: tuple[str, float]) -> Page:
+    """A page of rows, each a text and its top."""
+    words, text = [], ""
+    for row, top in rows:
+        for position, word in enumerate(row.split()):
+            start = len(text) + (position > 0)
+            text = f"{text} {word}" if position else text + word
+            words.append((start, len(text), 50.0 * position, top, 50.0 * position + 40, top + 10))
+        text += "\n\n"
+    text = text[:-2]
+    return Page(number, 600, HEIGHT, text, Words.of(words))
+
+
+def texts(found: Furniture, of: Page) -> list[str]:
+    return [of.text[start:end] for start, end in found.spans(of)]
+
+
+def book(count: int, first: int = 1) -> list[Page]:
+    """Left and right pages with heads of their own and a number that is four less than the page."""
+    return [
+        page(
+            number,
+            ("The Moons of Saturn" if number % 2 else f"Chapter {number // 10}", 30),
+            (f"Body of page {number} begins.", 200),
+            (f"The page {number} ends.", 600),
+            (f"{number - 4}", 770),
+        )
+        for number in range(first, first + count)
+    ]
+
+
+def test_heads_feet_and_numbers_are_found() -> None:
+    found = collect(book(20))
+    for at in book(30):
+        number = at.number
+        assert texts(found, at) == ["The Moons of Saturn" if number % 2 else f"Chapter {number // 10}", str(number - 4)]
+
+
+def test_what_is_said_once_stays() -> None:
+    found = collect(book(20))
+    assert texts(found, page(9, ("A Title of Its Own", 30), ("17 moons", 770), ("Text", 400))) == []
+
+
+def test_a_line_that_is_all_a_page_says_is_no_head() -> None:
+    pages = [page(number, (f"Tenant {number} paid in full.", 30)) for number in range(1, 9)]
+    assert texts(collect(pages), pages[0]) == []
+    # A head that other pages show to be one is one here too.
+    assert texts(collect(book(20)), page(9, ("The Moons of Saturn", 30))) == ["The Moons of Saturn"]
+
+
+def test_the_same_words_in_another_place_stay() -> None:
+    found = collect(book(20))
+    assert texts(found, page(9, ("The Moons of Saturn", 300), ("The Moons of Saturn", 60))) == []
+
+
+def test_a_head_with_its_number_in_changing_words() -> None:
+    pages = [page(n, (f"{title} {n + 10}", 20), ("Text", 300)) for n, title in enumerate("ABCDE", 1)]
+    found = collect(pages)
+    assert texts(found, page(7, ("Rhea 17", 21), ("Text", 300))) == ["Rhea 17"]
+    assert texts(found, page(7, ("Rhea 18", 21), ("Text", 300))) == []
+
+
+def test_roman_numbers_repeat() -> None:
+    pages = [page(n, ("Text", 300), (roman, 770)) for n, roman in enumerate(("i", "ii", "iii", "iv"), 1)]
+    assert [texts(collect(pages), at) for at in pages] == [["i"], ["ii"], ["iii"], ["iv"]]
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_one_page_repeats_nothing(count: int) -> None:
+    assert collect(book(count)) == Furniture()
+
+
+def test_two_pages_are_evidence_for_a_document_of_two() -> None:
+    pages = [page(n, ("Acme Inc.", 20), (f"Text {n * n}", 300)) for n in (1, 2)]
+    assert [texts(collect(pages), at) for at in pages] == [["Acme Inc."], ["Acme Inc."]]
+
+
+def test_the_parts_of_a_row_need_not_be_together_in_the_text() -> None:
+    pages = []
+    for number in range(1, 6):
+        at = page(number, ("Moons", 30), ("Text", 300), (f"{number}", 30))
+        pages.append(at)
+    assert texts(collect(pages), pages[2]) == ["Moons", "3"]
+
+
+@given(st.integers(0, 5000))
+def test_the_sample_is_of_the_document(pages: int) -> None:
+    chosen = sample(pages)
+    assert list(chosen) == sorted(set(chosen))
+    assert len(chosen) == min(pages, SAMPLE_RUN * SAMPLE_RUNS)
+    assert not chosen or (chosen[0] == 1 and chosen[-1] == pages)
+
+
+@given(st.integers(2, 40), st.integers(1, 60))
+def test_spans_are_in_order_and_apart(count: int, first: int) -> None:
+    pages = book(count, first)
+    found = collect(pages)
+    for at in pages:
+        position = 0
+        for start, end in found.spans(at):
+            assert position <= start < end <= len(at.text)
+            position = end

@@ -1,0 +1,170 @@
+"""Reading order on pages that are set here, line by line, and drawn in any order."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from actors.reading import layout
+from actors.reading.layout import Ints, arrange, reading_order
+
+PITCH, HEIGHT = 14.0, 11.0
+Line = tuple[str, float, float, float]
+"""Name, left, right, top."""
+
+
+def column(name: str, left: float, right: float, top: float, count: int) -> list[Line]:
+    return [(f"{name}{index}", left, right - 7 * (index % 3), top + PITCH * index) for index in range(count)]
+
+
+def two_columns(top: float = 100.0, count: int = 12) -> tuple[list[Line], list[Line]]:
+    return column("L", 50, 290, top, count), column("R", 310, 550, top, count)
+
+
+def by_rows(*columns: Sequence[Line]) -> list[Line]:
+    return [line for row in zip(*columns, strict=True) for line in row]
+
+
+def read(lines: Sequence[Line], *, chars: int = 45) -> list[str]:
+    """The names of lines in reading order."""
+    boxes = np.array([(left, top, right, top + HEIGHT) for _, left, right, top in lines], dtype=np.float32).T
+    order = reading_order(boxes, np.full(len(lines), chars))
+    return [lines[index][0] for index in (range(len(lines)) if order is None else order)]
+
+
+def names(*parts: Sequence[Line]) -> list[str]:
+    return [line[0] for part in parts for line in part]
+
+
+def test_two_columns_drawn_by_rows() -> None:
+    left, right = two_columns()
+    assert read(by_rows(left, right)) == names(left, right)
+
+
+def test_columns_drawn_from_right_to_left() -> None:
+    left, right = two_columns()
+    assert read([*right, *left]) == names(left, right)
+
+
+def test_a_full_width_title_is_read_first_even_if_drawn_last() -> None:
+    left, right = two_columns()
+    title = [("T", 120.0, 480.0, 60.0)]
+    assert read([*by_rows(left, right), *title]) == names(title, left, right)
+
+
+def test_an_abstract_over_the_columns_and_a_foot_under_them() -> None:
+    abstract = column("A", 80, 520, 40, 6)
+    left, right = two_columns(top=140)
+    foot = [("F", 250.0, 350.0, 700.0)]
+    assert read([*foot, *left, *right, *abstract]) == names(abstract, left, right, foot)
+
+
+def test_a_figure_across_the_page_parts_the_columns() -> None:
+    upper, lower = two_columns(top=60, count=6), two_columns(top=400, count=6)
+    caption = [("C0", 60.0, 540.0, 300.0), ("C1", 60.0, 500.0, 314.0)]
+    drawn = [*upper[0], *lower[0], *upper[1], *lower[1], *caption]
+    assert read(drawn) == names(*upper, caption, *lower)
+
+
+def test_a_caption_in_a_column_stays_in_it() -> None:
+    left, right = two_columns(count=8)
+    caption = [("C0", 310.0, 480.0, 260.0), ("C1", 310.0, 400.0, 274.0)]
+    more = column("M", 50, 290, 212, 8)
+    assert read([*by_rows(left, right), *more, *caption]) == names(left, more, right, caption)
+
+
+def test_three_columns() -> None:
+    columns = [column(name, left, left + 150, 80, 10) for name, left in (("a", 50), ("b", 220), ("c", 390))]
+    assert read(by_rows(*columns)) == names(*columns)
+
+
+def test_a_line_that_reaches_over_the_gutter_stays_in_its_column() -> None:
+    left, right = two_columns()
+    left[4] = ("long", 50, 315, left[4][3])
+    right[4] = ("short", 330, 550, right[4][3])
+    assert read(by_rows(left, right)) == names(left, right)
+
+
+@pytest.mark.parametrize("chars", [4, 8])
+def test_a_table_is_read_by_rows(chars: int) -> None:
+    drawn = by_rows(*two_columns())
+    assert read(drawn, chars=chars) == names(drawn)
+
+
+def test_what_is_drawn_well_is_left_alone() -> None:
+    left, right = two_columns()
+    boxes = np.array([(a, top, b, top + HEIGHT) for _, a, b, top in [*left, *right]], dtype=np.float32).T
+    assert reading_order(boxes, np.full(24, 40)) is None
+
+
+def test_a_single_column_is_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    def never(lines: object, chars: object) -> None:
+        raise AssertionError("a single column was cut")
+
+    monkeypatch.setattr(layout, "reading_order", never)
+    lines = np.array([(50, 20 * i, 550, 20 * i + 11) for i in range(40)], dtype=np.float32).T
+    arranged = arrange(lines, np.zeros(40, dtype=np.int64), np.arange(40), np.full(40, 60))
+    assert arranged.order is None
+    assert arranged.lines.tolist() == list(range(40))
+
+
+boxes_ = st.lists(
+    st.tuples(st.floats(0, 500), st.floats(0, 700), st.floats(1, 300), st.floats(4, 20), st.integers(1, 60)),
+    min_size=1,
+    max_size=60,
+)
+
+
+@given(boxes_, st.integers(0, 5))
+def test_order_is_a_permutation_and_settled(lines: list[tuple[float, float, float, float, int]], words: int) -> None:
+    array = np.array([(x, y, x + w, y + h) for x, y, w, h, _ in lines], dtype=np.float32).T
+    chars = np.array([count for *_, count in lines])
+    order = reading_order(array, chars)
+    if order is not None:
+        assert sorted(order.tolist()) == list(range(len(lines)))
+    # Each line is a number of words.
+    repeats = np.arange(len(lines)) % (words + 1) + 1
+    arranged = arrange(
+        np.repeat(array, repeats, axis=1),
+        np.repeat(np.arange(len(lines)) // 3, repeats),
+        np.repeat(np.arange(len(lines)), repeats),
+        np.repeat(chars, repeats),
+    )
+    count = int(repeats.sum())
+    given_order = np.arange(count) if arranged.order is None else arranged.order
+    assert sorted(given_order.tolist()) == list(range(count))
+    for numbers in (arranged.blocks, arranged.lines):
+        assert numbers[0] == 0
+        assert set(np.diff(numbers).tolist()) <= {0, 1}
+    # A new block is a new line.
+    assert not np.any((np.diff(arranged.blocks) != 0) & (np.diff(arranged.lines) == 0))
+
+
+@given(st.permutations(range(24)))
+def test_any_drawing_order_of_the_columns_keeps_them_apart(drawn: list[int]) -> None:
+    lines = [line for part in two_columns() for line in part]
+    found = read([lines[index] for index in drawn])
+    assert [name[0] for name in found] == ["L"] * 12 + ["R"] * 12
+
+
+def words_of(rows: Sequence[Sequence[float]]) -> tuple[layout.Floats, Ints]:
+    """Rows of words 20 points wide, each at the given left edges, and their line numbers as MuPDF has them."""
+    found = [(x, 20.0 * y, x + 20, 20.0 * y + 10) for y, row in enumerate(rows) for x in row]
+    return np.array(found, dtype=np.float32).T, np.arange(len(found))
+
+
+def test_the_cells_of_a_row_are_one_line() -> None:
+    boxes, lines = words_of([(0, 100, 200), (0, 100, 200)])
+    arranged = arrange(boxes, np.array([0, 0, 1, 2, 2, 3]), lines, np.full(6, 3))
+    assert arranged.lines.tolist() == [0, 0, 0, 1, 1, 1]
+    assert arranged.blocks.tolist() == [0, 0, 0, 1, 1, 1]
+
+
+def test_text_that_runs_up_the_page_is_no_row() -> None:
+    boxes = np.array([(10, 0, 20, 300), (30, 0, 40, 300)], dtype=np.float32).T
+    arranged = arrange(boxes, np.array([0, 0]), np.array([0, 1]), np.array([30, 30]))
+    assert arranged.lines.tolist() == [0, 1]

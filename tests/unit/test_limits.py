@@ -1,0 +1,63 @@
+"""What a worker keeps and gives up. The limits themselves are put to the test on real processes."""
+
+from __future__ import annotations
+
+import resource
+import signal
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from actors.errors import DocumentTooLarge
+from actors.reading import limits
+
+
+def test_credentials_are_not_kept() -> None:
+    secrets = {
+        "DATABASE_URL": "postgresql://u:p@h/d",
+        "GATHERUM_DATABASE__URL": "postgresql://u:p@h/d",
+        "GATHERUM_API__KEYS": "k",
+        "AWS_SECRET_ACCESS_KEY": "k",
+        "PGPASSWORD": "p",
+        "RAY_AUTH_TOKEN": "t",
+        "RAY_REDIS_ADDRESS": "redis://:p@h",
+        "RAY_external_password": "p",
+    }
+    needed = {"PATH": "/bin", "LC_ALL": "C", "TESSDATA_PREFIX": "/t", "RAY_RAYLET_PID": "1", "GATHERUM_NODE_ID": "m"}
+    assert limits.kept_variables(secrets | needed) == needed.keys()
+
+
+@given(st.dictionaries(st.text(min_size=1), st.just("")))
+def test_no_name_is_kept_that_was_not_foreseen(environ: dict[str, str]) -> None:
+    for name in limits.kept_variables(environ):
+        assert name in limits.KEPT or name.startswith(limits.KEPT_PREFIXES)
+
+
+def test_a_file_is_refused_by_its_size(tmp_path: Path) -> None:
+    path = tmp_path / "a.pdf"
+    path.write_bytes(bytes(2_000_000))
+    limits.check_file(str(path), 2)
+    path.write_bytes(bytes(2_000_001))
+    with pytest.raises(DocumentTooLarge, match=r"has 2\.0 MB; the limit is 2 MB"):
+        limits.check_file(str(path), 2)
+
+
+def test_the_clocks_run_only_inside_the_block() -> None:
+    before = resource.getrlimit(resource.RLIMIT_CPU)
+    with limits.clock(100):
+        assert 0 < signal.getitimer(signal.ITIMER_REAL)[0] <= 100
+        soft, hard = resource.getrlimit(resource.RLIMIT_CPU)
+        assert soft >= 102
+        assert hard == before[1]
+    assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
+    assert resource.getrlimit(resource.RLIMIT_CPU) == before
+
+
+def test_memory_is_read_as_bytes() -> None:
+    before = limits.resident_memory()
+    hoard = b"x" * 50_000_000
+    grown = limits.resident_memory() - before
+    assert 45_000_000 < grown < 70_000_000
+    assert limits.private_memory() > len(hoard)
