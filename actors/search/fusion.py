@@ -1,35 +1,110 @@
-"""Reciprocal rank fusion: one ranking out of several whose scores do not compare.
+"""Fusion: one ranking out of several whose scores do not compare, and no passage twice.
 
-Cormack, Clarke and Büttcher, "Reciprocal Rank Fusion outperforms Condorcet and individual rank learning methods",
-SIGIR 2009. Only ranks count, so BM25 scores and cosines can be joined without calibrating either.
+Each signal's scores are divided by its best one and added up with the signal's weight. Against reciprocal rank fusion
+(Cormack, Clarke and Büttcher, SIGIR 2009; k = 60), which looks at ranks alone, this was never worse on three sets and
+up to 0.016 nDCG@10 better (docs/benchmarks.md): a ranking's head that stands far out keeps its lead. Bruch, Gai and
+Ingber, "An Analysis of Fusion Functions for Hybrid Retrieval", TOIS 2023, find the same.
 """
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import math
-from collections.abc import Iterable, Sequence
+import operator
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
 
-RANK_CONSTANT = 60
-"""The paper's k: how little the first places stand out."""
+import numpy as np
+
+from actors.search.encoder import Vectors
+
+CLOSE: Final = 0.97
+"""Cosine from which two passages are held against each other word for word. The cosine alone does not decide: of 401
+pairs of titles in cacm that are this close, 98 say something else, often but for a number."""
+
+SAME: Final = 0.8
+"""Share of their runs of three words that two passages have in common from which one repeats the other (resemblance;
+Broder, "On the resemblance and containment of documents", 1997)."""
+
+RUN: Final = 3
+
+Hit = tuple[int, float]
+
+_SCORE = operator.itemgetter(1)
 
 
-def fuse(rankings: Iterable[tuple[float, Sequence[int]]], *, k: float = RANK_CONSTANT) -> list[tuple[int, float]]:
-    """Fuse weighted rankings of integer ids.
+def fuse(signals: Iterable[tuple[float, Mapping[int, float]]]) -> list[Hit]:
+    """Fuse scored signals.
 
-    The result does not depend on the order of the rankings. An id that moves up in one of them never loses score.
+    The result does not depend on the order of the signals, nor on the unit of a signal's scores. An entry whose score
+    rises in one of them, short of its best one, never loses.
 
     Args:
-        rankings: (weight > 0, ids best first). An id that occurs twice in one ranking counts where it comes first.
-        k: the rank constant, at least 0.
+        signals: (weight > 0, score by entry). Scores that are not above 0 count as 0, as absent ones do.
 
     Returns:
-        (id, score), best first, equal scores by ascending id; a score is the sum of weight / (k + rank), ranks from 1.
+        (entry, score), best first, equal scores by ascending entry; a score is the sum of weight x score / best score.
     """
-    shares: dict[int, list[float]] = {}
-    for weight, ids in rankings:
-        for rank, item in enumerate(dict.fromkeys(ids), start=1):
-            shares.setdefault(item, []).append(weight / (k + rank))
-    # fsum rounds once, so that the order of the rankings cannot show in the last digit.
-    scored = [(item, math.fsum(parts)) for item, parts in shares.items()]
-    scored.sort(key=lambda pair: (-pair[1], pair[0]))
-    return scored
+    best = ((weight, max(scores.values()), scores) for weight, scores in signals if scores)
+    # Where the best score is not above 0, nothing is alike.
+    scaled = [(weight / top if top > 0 else 0.0, scores) for weight, top, scores in best]
+    totals = dict.fromkeys(itertools.chain.from_iterable(scores for _, scores in scaled), 0.0)
+    if len(scaled) > 2:
+        # fsum rounds once, so that the order of the signals cannot show in the last digit; two have none.
+        for entry in totals:
+            totals[entry] = math.fsum(factor * max(scores.get(entry, 0.0), 0.0) for factor, scores in scaled)
+    else:
+        for factor, scores in scaled:
+            for entry, score in scores.items():
+                if score > 0:
+                    totals[entry] += factor * score
+    fused = sorted(totals.items())
+    fused.sort(key=_SCORE, reverse=True)  # stable, and reversed all the same: equal ones stay by ascending entry
+    return fused
+
+
+def merge(rankings: Iterable[Sequence[Hit]], *, limit: int) -> list[Hit]:
+    """Merge one signal's rankings of several shards: the best of the whole, if each is the best of its shard.
+
+    Args:
+        rankings: (entry, score), best first, equal scores by ascending entry; no entry in two of them.
+        limit: entries wanted; each ranking has as many, or all of its shard.
+    """
+    return list(itertools.islice(heapq.merge(*rankings, key=_rank), limit))
+
+
+def distinct(vectors: Vectors, texts: Sequence[str], *, limit: int) -> list[int]:
+    """Places of the first passages that are not near repetitions of one chosen before.
+
+    Args:
+        vectors: of the passages, best first, shape (passages, dimension), of length 1; one of length 0 is like none.
+        texts: of the passages.
+        limit: passages wanted.
+    """
+    close = np.tril(vectors @ vectors.T, -1) >= CLOSE
+    if not close.any():
+        return list(range(min(limit, len(vectors))))
+    chosen: list[int] = []
+    for place, near in enumerate(close):
+        if len(chosen) == limit:
+            break
+        if not any(near[other] and repeats(texts[place], texts[other]) for other in chosen):
+            chosen.append(place)
+    return chosen
+
+
+def repeats(one: str, other: str) -> bool:
+    """Whether two texts say the same in nearly the same words."""
+    first, second = _runs(one), _runs(other)
+    shared = len(first & second)
+    return shared > 0 and shared >= SAME * (len(first) + len(second) - shared)
+
+
+def _runs(text: str) -> set[tuple[str, ...]]:
+    words = text.casefold().split()
+    return {tuple(words[start : start + RUN]) for start in range(max(1, len(words) - RUN + 1))} if words else set()
+
+
+def _rank(hit: Hit) -> tuple[float, int]:
+    return -hit[1], hit[0]

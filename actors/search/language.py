@@ -1,10 +1,14 @@
-"""English words as the index sees them: one definition for indexed text, queries, and the choice of sentences.
+"""Words as the index sees them: one definition for indexed text, queries, and the choice of sentences.
 
 If the three disagreed on where a word ends or what its stem is, a passage would be found for a word that the answer
 then fails to recognise in it.
 """
 
 from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Final
 
 from tantivy import Filter, TextAnalyzer, TextAnalyzerBuilder, Tokenizer
 
@@ -26,19 +30,76 @@ LONGEST_WORD = 40
 """Bytes of UTF-8; longer runs are no words and would bloat the index."""
 
 
-def _analyzer(*, stop: bool) -> TextAnalyzer:
+_STOPPED: Final[Mapping[str, bool]] = {
+    "arabic": False,
+    "danish": True,
+    "dutch": True,
+    "english": True,
+    "finnish": True,
+    "french": True,
+    "german": True,
+    "greek": False,
+    "hungarian": True,
+    "italian": True,
+    "norwegian": True,
+    "portuguese": True,
+    "romanian": False,
+    "russian": True,
+    "spanish": True,
+    "swedish": True,
+    "tamil": False,
+    "turkish": False,
+}
+
+LANGUAGES: Final = tuple(_STOPPED)
+"""Those that there is a stemmer for. tantivy has no stop words for Arabic, Greek, Romanian, Tamil and Turkish; there,
+all words of a query are looked up."""
+
+
+def _analyzer(language: str, *, stop: bool) -> TextAnalyzer:
     builder = TextAnalyzerBuilder(Tokenizer.simple())
-    for step in (Filter.remove_long(LONGEST_WORD), Filter.lowercase(), Filter.ascii_fold()):
-        builder = builder.filter(step)
-    if stop:
-        builder = builder.filter(Filter.custom_stopword(sorted(STOP_WORDS)))
-    return builder.filter(Filter.stemmer("english")).build()
+    builder = builder.filter(Filter.remove_long(LONGEST_WORD)).filter(Filter.lowercase())
+    # Other languages tell words apart by their accents, and have stemmers and stop words that expect them.
+    if language == "english":
+        builder = builder.filter(Filter.ascii_fold())
+    if stop and _STOPPED[language]:
+        english = language == "english"
+        builder = builder.filter(Filter.custom_stopword(sorted(STOP_WORDS)) if english else Filter.stopword(language))
+    builder = builder.filter(Filter.stemmer(language))
+    if language != "english":
+        builder = builder.filter(Filter.ascii_fold())
+    return builder.build()
 
 
-ENGLISH = _analyzer(stop=False)
-"""Runs of letters and digits, in lower case, stemmed (Porter 2): tantivy's `en_stem`, with accents folded."""
+class Language:
+    """How texts of one language are cut into stems.
 
-_CONTENT = _analyzer(stop=True)
+    Attributes:
+        name: see `LANGUAGES`.
+        analyzer: runs of letters and digits, in lower case, stemmed (Snowball), with accents folded.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.analyzer = _analyzer(name, stop=False)
+        self._content = _analyzer(name, stop=True)
+
+    def stems(self, text: str) -> list[str]:
+        """The stems of all words, in order, repeats included."""
+        return _analyze(self.analyzer, text)
+
+    def content_stems(self, text: str) -> list[str]:
+        """The stems of the words that are not stop words, in order, repeats included."""
+        return _analyze(self._content, text)
+
+
+@functools.cache
+def language(name: str) -> Language:
+    """A language by its name in `LANGUAGES`."""
+    return Language(name)
+
+
+ENGLISH = language("english")
 
 
 def well_formed(text: str) -> str:
@@ -47,13 +108,13 @@ def well_formed(text: str) -> str:
 
 
 def stems(text: str) -> list[str]:
-    """The stems of all words, in order, repeats included."""
-    return _analyze(ENGLISH, text)
+    """The English stems of all words, in order, repeats included."""
+    return ENGLISH.stems(text)
 
 
 def content_stems(text: str) -> list[str]:
-    """The stems of the words that are not stop words, in order, each once."""
-    return list(dict.fromkeys(_analyze(_CONTENT, text)))
+    """The English stems of the words that are not stop words, in order, each once."""
+    return list(dict.fromkeys(ENGLISH.content_stems(text)))
 
 
 def _analyze(analyzer: TextAnalyzer, text: str) -> list[str]:

