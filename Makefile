@@ -34,6 +34,10 @@ lint: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.startup
 	$(BIN)/python -m benchmarks.reading
+	$(BIN)/python -m benchmarks.text
+	$(BIN)/python -m benchmarks.ocr
+	$(BIN)/python -m benchmarks.hostile --count 120
+	$(BIN)/python -m benchmarks.memory --pages 2000
 	$(BIN)/python -m benchmarks.ask
 
 clean:

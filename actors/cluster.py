@@ -207,9 +207,11 @@ def _hosted(role: type[Any]) -> type[Any]:
 
 
 def _reason(error: RayActorError) -> str:
-    """The last line of the traceback that Ray carries: the error itself."""
+    """The last line of the traceback that Ray carries: the error itself; of ours what it says to people."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+    last = lines[-1] if lines else type(error).__name__
+    kind, _, detail = last.partition(": ")
+    return detail if detail and kind.startswith("actors.errors.") else last
 
 
 # --- connecting -----------------------------------------------------------------------------------------------------

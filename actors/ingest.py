@@ -18,8 +18,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from actors.deadline import Deadline
-from actors.errors import GatherumError, InvalidInput, NotFound, ReadingFailed, Refused, StaleLease, Unavailable
-from actors.messages import Health, Lease
+from actors.errors import (
+    DeadlineExceeded,
+    GatherumError,
+    InvalidInput,
+    NotFound,
+    ReadingFailed,
+    Refused,
+    StaleLease,
+    Unavailable,
+)
+from actors.messages import Health, Lease, Page, PageReading, Words
 from actors.store.blobs import blob_path
 from actors.store.jobs import backoff
 from config import logs
@@ -40,6 +49,9 @@ CALL_S = 30.0
 
 FAREWELL_S = 5.0
 """Budget for giving a job back when stopping, s."""
+
+CLOCK_SLACK_S = 1.0
+"""By which another process may find a deadline past before this one does, s."""
 
 
 class Ingest:
@@ -198,19 +210,13 @@ class Ingest:
         missing = set(lease.missing)
         stalled = 0
         while True:
+            left = len(missing)
             try:
                 if missing:
-                    ranges = self._pdf.read(path, sorted(missing), enrich=True, deadline=deadline)
-                    async with _closing(ranges):
-                        async for part in ranges:
-                            await self._database.commit_pages(
-                                lease.job_id, lease.fence, part.readings, deadline=deadline.within(CALL_S)
-                            )
-                            missing.difference_update(part.pages)
-                            stalled = 0
+                    await self._read_pages(lease, path, missing, deadline)
                 change = await self._database.publish(lease.job_id, lease.fence, deadline=Deadline.after(CALL_S))
             except Unavailable as error:
-                stalled += 1
+                stalled = 1 if len(missing) < left else stalled + 1
                 if stalled >= STALLED_TRIES or deadline.expired:
                     raise
                 pause = backoff(self._settings.retry_base_s, stalled, self._dice)
@@ -218,6 +224,34 @@ class Ingest:
                 await self._sleep(pause)
             else:
                 return change.number
+
+    async def _read_pages(self, lease: Lease, path: str, missing: set[int], deadline: Deadline) -> None:
+        """Read and commit pages; those that are in leave `missing`.
+
+        When the time of the last attempt is used up, the pages that are left are marked as unread, so that the others
+        can be published. Not if there are no others: that document has failed.
+        """
+        ranges = self._pdf.read(path, sorted(missing), enrich=True, deadline=deadline)
+        try:
+            async with _closing(ranges):
+                async for part in ranges:
+                    await self._database.commit_pages(
+                        lease.job_id, lease.fence, part.readings, deadline=deadline.within(CALL_S)
+                    )
+                    missing.difference_update(part.pages)
+        except DeadlineExceeded:
+            if deadline.remaining() > CLOCK_SLACK_S:
+                raise  # one slow call to the store
+            limit = f"within the time limit of a document, {self._document_timeout_s:g} s an attempt."
+            if not lease.last or len(missing) == lease.pages:
+                raise DeadlineExceeded(f"{len(missing)} of {lease.pages} pages were not read {limit}") from None
+            logs.get().warning("pages_given_up", pages=len(missing), attempt=lease.attempt)
+            unread = tuple(
+                PageReading(Page(number, 0.0, 0.0, "", Words(), error=f"It was not read {limit}"))
+                for number in sorted(missing)
+            )
+            await self._database.commit_pages(lease.job_id, lease.fence, unread, deadline=Deadline.after(CALL_S))
+            missing.clear()
 
     async def _beat(self, lease: Lease) -> None:
         """Keep the lease alive until it is lost."""

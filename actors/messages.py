@@ -140,11 +140,21 @@ class PageImage:
         box: where it stands.
         width: of its own grid, pixels.
         height: of its own grid, pixels.
+        media_type: of `data`.
+        data: the file as the PDF holds it, or a PNG; only where the bytes were asked for.
+        sha256: of the file, hex.
+        omitted: why there are no bytes though they were asked for: `repeated` (they are those of an image before it,
+            with the same `sha256`), `size` (the document's images are too large together), `pixels` (it is too large
+            itself) or `damaged`.
     """
 
     box: Box
     width: int
     height: int
+    media_type: str = ""
+    data: bytes = b""
+    sha256: str = ""
+    omitted: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -348,6 +358,7 @@ class Passage:
         words: spans relative to `start`, with boxes; not part of the JSON form, which has `boxes` instead.
         score: of the fused ranking, higher is better.
         scores: per index, e.g. `{"lexical": 7.1}`.
+        kind: of the chunk; not part of the JSON form.
     """
 
     document_id: str
@@ -360,6 +371,7 @@ class Passage:
     words: Words
     score: float
     scores: dict[str, float]
+    kind: ChunkKind = "text"
 
     @property
     def boxes(self) -> tuple[Box, ...]:
@@ -565,6 +577,7 @@ class Lease:
     Attributes:
         fence: grows at every claim; a commit names it, and is refused if it has moved on.
         attempt: this attempt's number, from 1.
+        last: whether there is none after it.
         missing: pages not yet committed, from 1, ascending.
     """
 
@@ -574,6 +587,7 @@ class Lease:
     collection: str
     fence: int
     attempt: int
+    last: bool
     pages: int
     missing: tuple[int, ...]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import ssl
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_network
@@ -99,7 +100,9 @@ class PdfSettings(Section):
     """`actors/pdf.py` and the page tasks."""
 
     replicas: int = Field(ge=1, description="Processes that direct page tasks.")
-    range_pages: int = Field(ge=1, description="Pages read by one task.")
+    range_pages: int = Field(
+        ge=1, description="Pages read by one task; up to four times as many where only text is wanted."
+    )
     scanned_range_pages: int = Field(ge=1, description="Pages read by one task where they need OCR.")
     task_cpus: float = Field(gt=0, description="CPUs Ray sets aside for a page task.")
     task_max_calls: int = Field(ge=2, description="Tasks after which a worker process is replaced.")
@@ -114,6 +117,9 @@ class PdfSettings(Section):
     max_file_mb: float = Field(gt=0, description="Largest file opened, MB (10^6 bytes).")
     max_pages: int = Field(ge=1, description="Largest document accepted, pages.")
     max_text_mb: float = Field(gt=0, description="Longest text taken from one document, millions of characters.")
+    max_images_mb: float = Field(
+        gt=0, description="Bytes of images that one document gives to whoever asks for them, MB (10^6 bytes)."
+    )
     ocr_dpi: int = Field(ge=72, le=1200, description="Finest resolution scanned pages are drawn at.")
     ocr_languages: tuple[str, ...] = Field(min_length=1, description="Tesseract language codes.")
     max_pixels: int = Field(ge=1_000_000, description="Largest rendering of a page, pixels.")
@@ -161,6 +167,10 @@ class EgressSettings(Section):
         description="What is open besides the public internet: `host`, `host:port`, an address, or a network in CIDR "
         "notation. The addresses of a host named here are not vetted."
     )
+    ca_file: str = Field(
+        description="PEM file of certificate authorities trusted besides those of certifi and the system, such as an "
+        "intranet's own; empty for none."
+    )
     timeout_s: float = Field(gt=0, description="Budget of fetching one file, redirects included, s.")
     max_fetches: int = Field(ge=1, description="Files fetched at once per replica; more get a 429.")
 
@@ -177,6 +187,17 @@ class EgressSettings(Section):
                         f"{entry!r} is neither a host, nor host:port, nor a network such as 10.0.0.0/8"
                     ) from None
         return entries
+
+    @field_validator("ca_file")
+    @classmethod
+    def _holds_certificates(cls, path: str) -> str:
+        """At the start, as above: the first fetch over TLS may be days away."""
+        if path:
+            try:
+                ssl.create_default_context(cafile=path)
+            except (OSError, ssl.SSLError):
+                raise ValueError(f"{path!r} is not a readable file of certificates in PEM form") from None
+        return path
 
 
 class RaySettings(Section):

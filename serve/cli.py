@@ -276,6 +276,9 @@ def extract(
     file: Annotated[str, typer.Argument(help="A PDF, or a URL that the server fetches.")],
     pages: Annotated[str, typer.Option(help="Such as 1-3,7 or 5-; all by default.")] = "",
     form: Annotated[Form, typer.Option("--format", help="Form of the pages.")] = Form.TEXT,
+    images: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write the images into this folder, and print their names.")
+    ] = None,
     url: Url = None,
     as_json: Json = False,
 ) -> None:
@@ -285,9 +288,28 @@ def extract(
     what = file if bulk.is_url(file) else Path(file)
     if isinstance(what, Path) and not what.is_file():
         _fail(f"There is no file {file}.", 2)
+    if images is not None:
+        _extract_images(what, images, pages, url, as_json)
+        return
     chosen = Form.JSON if as_json else form
     body = _with_client(url, lambda client: client.extract(what, form=chosen.value, pages=pages))
     typer.echo(body, nl=chosen is Form.JSON)
+
+
+def _extract_images(what: Path | str, folder: Path, pages: str, url: str | None, as_json: bool) -> None:
+    """Write the images of a PDF as files and print which."""
+    from serve import export
+
+    async def write(client: AsyncClient) -> export.Exported:
+        return await export.write_images(client.extract_lines(what, pages=pages, images=True), folder)
+
+    try:
+        exported = _with_client(url, write)
+    except OSError as error:
+        _fail(f"{error.filename or folder} cannot be used: {error.strerror}.", 2)
+    _print(exported.files, as_json, "\n".join(str(file["path"]) for file in exported.files))
+    if exported.omitted:
+        _note("Left out: " + ", ".join(f"{count} {why}" for why, count in exported.omitted.items()) + ".")
 
 
 @app.command()

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import random
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -155,15 +156,8 @@ class AsyncClient:
         """
 
         async def send() -> dict[str, Any]:
-            async with _opened(path) as (file, size):
-                form = Multipart("file", path.name, size)
-                return await self._call(
-                    "POST",
-                    "/v1/documents",
-                    params={"collection": collection},
-                    content=form.stream(file),
-                    headers={"content-type": form.content_type, "content-length": str(form.length)},
-                )
+            async with _posted(path) as body:
+                return await self._call("POST", "/v1/documents", params={"collection": collection}, **body)
 
         answer = await self._patiently(send)
         return Receipt(answer["document_id"], answer["job_id"], answer["duplicate"])
@@ -192,17 +186,34 @@ class AsyncClient:
         Returns:
             The body of `POST /v1/extract`.
         """
-
-        async def send(**body: Any) -> bytes:
+        async with _posted(what) as body:
             params = {"format": form, "pages": pages}
             return (await self._send("POST", "/v1/extract", params=params, timeout=LONG_S, **body)).content
 
-        if isinstance(what, str):
-            return await send(json={"url": what})
-        async with _opened(what) as (file, size):
-            multipart = Multipart("file", what.name, size)
-            headers = {"content-type": multipart.content_type, "content-length": str(multipart.length)}
-            return await send(content=multipart.stream(file), headers=headers)
+    async def extract_lines(
+        self, what: Path | str, *, pages: str = "", images: bool = False
+    ) -> AsyncIterator[dict[str, Any]]:
+        """Read a PDF without storing it, as it is read: `document`, each `page`, `end`, one mapping each.
+
+        Args:
+            what: a file here, or a URL that the server fetches.
+            pages: such as `1-3,7`; empty for all.
+            images: with the bytes of images, base64.
+
+        Raises:
+            ApiError: it was refused, or the reading broke off.
+            Unreachable: the answer has no end.
+        """
+        params = {"stream": True, "pages": pages, "images": images}
+        async with _posted(what) as body, self._streamed("POST", "/v1/extract", params=params, **body) as lines:
+            async for line in lines:
+                value = json.loads(line)
+                if problem := value.get("problem"):
+                    raise ApiError(problem["status"], problem["code"], problem["detail"])
+                yield value
+                if "end" in value:
+                    return
+        raise Unreachable(f"The answer of {self.url} broke off.")
 
     async def job(self, job_id: str) -> dict[str, Any]:
         """The state of a job."""
@@ -280,17 +291,32 @@ class AsyncClient:
             pause = min(LONGEST_PAUSE_S, pause * 2)
 
     async def _send(self, method: str, path: str, **how: Any) -> httpx.Response:
-        try:
+        with self._reached(method, path):
             response = await self._http.request(method, path, **how)
+        if response.is_error:
+            raise ApiError.of(response)
+        return response
+
+    @contextlib.asynccontextmanager
+    async def _streamed(self, method: str, path: str, **how: Any) -> AsyncIterator[AsyncIterator[str]]:
+        """The lines of an answer, each as it comes."""
+        with self._reached(method, path):
+            async with self._http.stream(method, path, timeout=LONG_S, **how) as response:
+                if response.is_error:
+                    await response.aread()
+                    raise ApiError.of(response)
+                yield response.aiter_lines()
+
+    @contextlib.contextmanager
+    def _reached(self, method: str, path: str) -> Iterator[None]:
+        try:
+            yield
         except httpx.ConnectError:
             raise Unreachable(f"Gatherum does not answer at {self.url}. Start it with `gatherum up`.") from None
         except httpx.TimeoutException:
             raise Unreachable(f"Gatherum at {self.url} did not answer {method} {path} in time.") from None
         except httpx.TransportError as error:
             raise Unreachable(f"The connection to {self.url} broke: {error or type(error).__name__}.") from None
-        if response.is_error:
-            raise ApiError.of(response)
-        return response
 
     async def _call(self, method: str, path: str, **how: Any) -> dict[str, Any]:
         response = await self._send(method, path, **how)
@@ -346,6 +372,18 @@ async def _opened(path: Path) -> AsyncIterator[tuple[BinaryIO, int]]:
         raise
     with file:
         yield file, size
+
+
+@contextlib.asynccontextmanager
+async def _posted(what: Path | str) -> AsyncIterator[dict[str, Any]]:
+    """The body that sends a file, or names a URL; while it is entered the file is open."""
+    if isinstance(what, str):
+        yield {"json": {"url": what}}
+        return
+    async with _opened(what) as (file, size):
+        form = Multipart("file", what.name, size)
+        headers = {"content-type": form.content_type, "content-length": str(form.length)}
+        yield {"content": form.stream(file), "headers": headers}
 
 
 def _close(opening: asyncio.Task[tuple[BinaryIO, int]]) -> None:

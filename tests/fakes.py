@@ -59,7 +59,14 @@ class FakePdf:
     closed: int = 0
 
     async def read(
-        self, path: str, pages: Sequence[int], *, enrich: bool, details: bool = False, deadline: Deadline
+        self,
+        path: str,
+        pages: Sequence[int],
+        *,
+        enrich: bool,
+        details: bool = False,
+        images: bool = False,
+        deadline: Deadline,
     ) -> AsyncIterator[PageRange]:
         """Read `pages`."""
         self.calls.append(tuple(pages))

@@ -112,4 +112,5 @@ def _passage(placed: _Placed, score: float, scores: dict[str, float]) -> Passage
         words=chunk.words,
         score=score,
         scores=scores,
+        kind=chunk.kind,
     )

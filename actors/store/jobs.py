@@ -183,6 +183,7 @@ async def claim(connection: AsyncConnection, now: float, *, worker: str, lease_s
             collection=candidate.collection,
             fence=after.fence,
             attempt=after.attempt,
+            last=after.attempt >= after.max_attempts,
             pages=candidate.pages,
             missing=await readings.missing(connection, candidate.sha256, candidate.pipeline, candidate.pages),
         )

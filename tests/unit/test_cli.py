@@ -136,6 +136,36 @@ def test_extract_prints_what_the_server_reads(
     assert json.loads(asked[1][1]) == {"url": "http://example.org/a.pdf"}
 
 
+def test_extract_writes_images_into_a_folder(run: Run, server: FakeServer, folder: Path, tmp_path: Path) -> None:
+    place = {"box": [0, 0, 9, 9], "width": 3, "height": 2, "sha256": "abc"}
+    here = {**place, "media_type": "image/jpeg", "data": "SkZJRg==", "omitted": None}
+    gone = {**place, "media_type": None, "data": None, "omitted": "repeated"}
+    lines: list[dict[str, object]] = [
+        {"document": {}},
+        {"page": {"number": 3, "images": [gone, here]}},
+        {"end": {"pages": 1, "unread": [], "truncated": False}},
+    ]
+    asked: list[dict[str, str]] = []
+
+    def hook(request: httpx.Request) -> httpx.Response:
+        asked.append(dict(request.url.params))
+        return httpx.Response(200, content="\n".join(map(json.dumps, lines)).encode())
+
+    server.hook = hook
+    out = tmp_path / "new" / "images"
+    result = run("extract", str(folder / "a.pdf"), "--images", str(out), "--json")
+    assert asked == [{"stream": "true", "pages": "", "images": "true"}]
+    path = out / "page-0003-02.jpg"
+    assert json.loads(result.stdout) == [{"path": str(path), "page": 3, **place, "media_type": "image/jpeg"}]
+    assert path.read_bytes() == b"JFIF"
+    assert result.stderr == "Left out: 1 repeated.\n"
+    lines[2:] = [{"problem": {"status": 422, "code": "reading_failed", "detail": "The file is damaged."}}]
+    result = run("extract", str(folder / "a.pdf"), "--images", str(out))
+    assert (result.exit_code, result.stderr) == (1, "gatherum: The file is damaged.\n")
+    lines[2:] = []
+    assert "broke off" in run("extract", str(folder / "a.pdf"), "--images", str(out)).stderr
+
+
 def test_extract_of_nothing_and_of_what_is_refused_is_one_line(run: Run, server: FakeServer, folder: Path) -> None:
     assert run("extract", str(folder / "none.pdf")).exit_code == 2
     server.hook = lambda request: problem(403, "refused", "Only http and https URLs are fetched.")

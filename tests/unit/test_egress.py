@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from pathlib import Path
 
 import httpcore
 import pytest
@@ -15,7 +16,7 @@ from pydantic import ValidationError
 
 from actors.egress import BLOCKED, PORTS, Guard, VettedBackend, objection
 from actors.errors import FetchFailed, GatherumError, InvalidInput, Refused
-from config.settings import EgressSettings
+from config.settings import EgressSettings, SettingsError, load
 
 HERE = ("127.0.0.1", "::1")
 OUTSIDE = "93.184.215.14"
@@ -238,7 +239,7 @@ async def test_an_operator_opens_what_is_named_and_no_more(entry: str, url: str,
 )
 def test_what_the_settings_take_the_guard_takes(entry: str) -> None:
     try:
-        EgressSettings(enabled=True, allow_hosts=(entry,), timeout_s=1, max_fetches=1)
+        EgressSettings(enabled=True, allow_hosts=(entry,), ca_file="", timeout_s=1, max_fetches=1)
     except ValidationError:
         return
     Guard([entry])
@@ -248,6 +249,15 @@ def test_what_the_settings_take_the_guard_takes(entry: str) -> None:
 def test_an_entry_that_means_nothing_is_named(entry: str) -> None:
     with pytest.raises(ValueError, match=r".+"):
         Guard([entry])
+
+
+@pytest.mark.parametrize("content", [None, "", "no certificate"])
+def test_a_file_of_authorities_that_is_none_is_named_at_the_start(tmp_path: Path, content: str | None) -> None:
+    file = tmp_path / "authorities.pem"
+    if content is not None:
+        file.write_text(content, encoding="utf-8")
+    with pytest.raises(SettingsError, match=r"authorities\.pem' is not a readable file of certificates"):
+        load({"egress.ca_file": str(file)})
 
 
 @pytest.mark.parametrize("location", ["http://127.0.0.1/", "//127.0.0.1/", "file:///etc/passwd", "//user@example.org/"])

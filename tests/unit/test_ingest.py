@@ -17,7 +17,7 @@ from stores import DEFAULTS, open_database, soon, upload
 from actors.database import Database
 from actors.deadline import Deadline
 from actors.errors import DeadlineExceeded, NotAPdf, StaleLease, Unavailable, UnknownJob
-from actors.ingest import STALLED_TRIES, Ingest
+from actors.ingest import CLOCK_SLACK_S, STALLED_TRIES, Ingest
 from actors.messages import Accepted, Change, Job, Lease, PageReading
 from actors.pdf import Pdf
 from actors.store.blobs import blob_path
@@ -235,6 +235,45 @@ async def test_what_a_retry_may_help_is_tried_until_no_attempt_is_left(
         job = await bench.until(await bench.send(), "failed", "done")
     assert (job.state, job.attempt, job.error) == ("failed", 3, told)
     assert bench.pdf.calls == [(1, 2, 3)] * 3
+
+
+async def test_what_was_read_in_the_time_of_the_last_attempt_is_published(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench.ingest, "_document_timeout_s", 0.9 * CLOCK_SLACK_S)
+    late = DeadlineExceeded("Reading the document did not finish in time.")
+    bench.pdf.errors = [None, late, late]
+    bench.pdf.breaks_before = {2: late}
+    async with running(bench):
+        accepted = await bench.send()
+        job = await bench.until(accepted, "failed", "done", "partial")
+    assert bench.pdf.calls == [(1, 2, 3), (2, 3), (2, 3)]
+    assert (job.state, job.attempt, job.pages_done) == ("partial", 3, 3)
+    why = "It was not read within the time limit of a document, 0.9 s an attempt."
+    assert job.error == f"2 of 3 pages could not be read: page 2: {why}; page 3: {why}"
+    published = await bench.store.database.published_document(accepted.document_id, deadline=soon())
+    assert published is not None
+    assert [chunk.page for chunk in published.chunks] == [1]
+
+
+async def test_a_document_of_which_nothing_was_read_in_time_fails(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench.ingest, "_document_timeout_s", 0.9 * CLOCK_SLACK_S)
+    bench.pdf.errors = [DeadlineExceeded("Reading the document did not finish in time.")] * 3
+    async with running(bench):
+        job = await bench.until(await bench.send(), "failed", "done", "partial")
+    why = "3 of 3 pages were not read within the time limit of a document, 0.9 s an attempt."
+    assert (job.state, job.pages_done, job.error) == ("failed", 0, why)
+
+
+async def test_a_slow_store_gives_no_page_up(bench: Bench) -> None:
+    slow = DeadlineExceeded("The store did not answer in time.")
+    bench.pdf.errors = [slow, slow, None]
+    bench.pdf.breaks_before = {2: slow}
+    async with running(bench):
+        job = await bench.until(await bench.send(), "failed", "done", "partial")
+    assert (job.state, job.pages_done) == ("failed", 1)
 
 
 async def test_a_role_that_went_away_is_waited_for_and_only_what_is_missing_is_read_again(bench: Bench) -> None:
