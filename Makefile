@@ -55,6 +55,7 @@ $(VENV)/.installed: $(VENV)/.created requirements.txt requirements-build.txt pyp
 	$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt
+$(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt scripts/install-system.sh
+	scripts/install-system.sh "$(PYTHON)" test
 	$(PIP) install --require-hashes -r requirements-dev.txt
 	@touch $@

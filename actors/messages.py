@@ -516,6 +516,8 @@ class Upload:
         collection: name.
         info: what the PDF says of itself.
         metadata: the client's own, a flat JSON object.
+        priority: of its reading, -100 to 100; higher goes first.
+        idempotency_key: the client's name for this upload, so that it can be repeated; empty for none.
     """
 
     sha256: str
@@ -524,6 +526,8 @@ class Upload:
     collection: str
     info: DocumentInfo
     metadata: dict[str, Any] = field(default_factory=dict)
+    priority: int = 0
+    idempotency_key: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -556,6 +560,11 @@ class Job:
 
     Attributes:
         change: number of the change that published the document; None before.
+        collection: of the document.
+        filename: of the document.
+        priority: -100 to 100; higher goes first.
+        pages_per_s: mean of the attempt under way, or of the last one; None before its first page.
+        eta_s: seconds until all pages are read; None while nobody can tell, as before it is begun.
     """
 
     job_id: str
@@ -568,6 +577,11 @@ class Job:
     change: int | None
     created_at: str
     updated_at: str
+    collection: str
+    filename: str
+    priority: int
+    pages_per_s: float | None
+    eta_s: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -593,35 +607,96 @@ class Lease:
 
 
 @dataclass(frozen=True, slots=True)
+class Tended:
+    """What the upkeep of the store has done.
+
+    Attributes:
+        queued: documents of an older pipeline that were queued to be read again.
+        pages: removed with readings that were superseded.
+        keys: idempotency keys forgotten.
+    """
+
+    queued: int
+    pages: int
+    keys: int
+
+
+@dataclass(frozen=True, slots=True)
 class Change:
     """One entry of the change log, which indexes follow.
 
     Attributes:
         number: gap-free, ascending.
-        kind: `publish` or `delete` a document, `collection` (created), or `sources` (SQL sources changed).
-        document_id: empty for `sources`.
-        collection: empty for `sources`.
+        kind: `publish` or `delete` a document, `collection` (created), `drop` (a collection), `sources` (SQL sources
+            changed), or `gap` (an entry was lost, and `gatherum doctor` put this one in its place).
+        document_id: empty where it is about none.
+        collection: empty where it is about none.
     """
 
     number: int
-    kind: Literal["publish", "delete", "collection", "sources"]
+    kind: Literal["publish", "delete", "collection", "drop", "sources", "gap"]
     document_id: str = ""
     collection: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Removed:
-    """What a deletion removed, counted per store."""
+    """What a deletion removed: rows of each table, then files.
 
-    document_id: str
-    documents: int
-    jobs: int
-    pages: int
-    chunks: int
-    mentions: int
-    blobs: int
-    indexed_chunks: int
-    change: int
+    Attributes:
+        entities: that nothing else mentions.
+        blobs: files that no other document is.
+        bytes: of those.
+        change: number of the change that tells the indexes.
+    """
+
+    documents: int = 0
+    jobs: int = 0
+    idempotency_keys: int = 0
+    pages: int = 0
+    chunks: int = 0
+    mentions: int = 0
+    entities: int = 0
+    blobs: int = 0
+    bytes: int = 0
+    change: int = 0
+
+    def __add__(self, other: Removed) -> Removed:
+        counts = {name: getattr(self, name) + getattr(other, name) for name in self.__slots__ if name != "change"}
+        return Removed(**counts, change=max(self.change, other.change))
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that is not as it should be.
+
+    Attributes:
+        check: which check found it.
+        subject: what it is about: an id, an address, a replica.
+        what: what is wrong, in a sentence.
+        repair: what a repair does; empty where none can, and `what` says what helps.
+        repaired: whether it was done.
+    """
+
+    check: str
+    subject: str
+    what: str
+    repair: str = ""
+    repaired: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """What one step of an examination has found.
+
+    Attributes:
+        looked_at: how many things.
+        next: where the check goes on; None at its end.
+    """
+
+    findings: tuple[Finding, ...]
+    looked_at: int
+    next: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -257,8 +257,8 @@ def survey_file(path: str, setup: Setup) -> Survey:
     """`survey.survey` in a task."""
     from actors.reading.survey import survey
 
-    with _opened(path, setup) as document, limits.clock(setup.settings.page_timeout_s):
-        return survey(document)
+    with _opened(path, setup) as document:
+        return survey(document, setup.settings.page_timeout_s)
 
 
 def check_ocr(languages: tuple[str, ...]) -> None:

@@ -161,7 +161,7 @@ def ours(path: str) -> Iterator[Any]:
 def chunked(path: str) -> list[str]:
     """Pages with their chunks, without names."""
     with pages.opened(path) as document:
-        known = survey.survey(document)
+        known = survey.survey(document, 30.0)
         found = []
         for number in range(1, document.page_count + 1):
             page = tables.with_tables(document, pages.read(document, number)[0])

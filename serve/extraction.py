@@ -28,6 +28,7 @@ MEDIA_TYPES: Final[dict[Format, str]] = {
 
 _SPAN = re.compile(r"([0-9]{1,7})(-([0-9]{1,7})?)?", re.ASCII)
 _MARKUP = re.compile(r"^(\s*)(#|>|[-+*](?=\s)|\d+(?=[.)]\s)|(?:```|~~~|---|===))", re.MULTILINE)
+_IN_COMMENT = str.maketrans({"-": "\u2010", ">": "\u203a"})
 _SPECIAL = re.compile(r"([\\`*_\[\]<])")
 
 
@@ -112,7 +113,8 @@ def markdown(page: Page, info: DocumentInfo) -> str:
     stand in the text; everything else is paragraphs as read.
     """
     if page.error:
-        return f"<!-- page {page.number}: not read: {page.error.replace('--', '- -')} -->\n\n"
+        # A message may quote the file, which must not end the comment.
+        return f"<!-- page {page.number}: not read: {page.error.translate(_IN_COMMENT)} -->\n\n"
     levels = {_squeezed(item.title): item.level for item in info.outline if item.page == page.number}
     blocks = [f"<!-- page {page.number} -->"]
     for block in _blocks(page):

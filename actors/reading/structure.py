@@ -19,6 +19,8 @@ MAX_URL_CHARS: Final = 2_000
 MAX_LINKS: Final = 5_000  # of a page
 MAX_IMAGES: Final = 5_000  # of a page
 MAX_LABEL_CHARS: Final = 50
+INSIDE: Final = frozenset({pymupdf.LINK_GOTO, pymupdf.LINK_NAMED})
+"""Kinds of links that stay in the document; others may name a page too, of another file."""
 
 
 def outline(document: pymupdf.Document) -> tuple[OutlineItem, ...]:
@@ -86,7 +88,7 @@ def links(source: pymupdf.Page) -> tuple[PageLink, ...]:
         box = _box(link["from"])
         if url := clean(link.get("uri") or "")[:MAX_URL_CHARS]:
             found.append(PageLink(box, url=url))
-        elif isinstance(page := link.get("page"), int) and page >= 0:
+        elif link["kind"] in INSIDE and 0 <= (page := link.get("page", -1)) < source.parent.page_count:
             found.append(PageLink(box, page=page + 1))
     return tuple(found)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from actors.messages import Page
-from actors.reading import furniture, pages, structure
+from actors.reading import furniture, limits, pages, structure
 from actors.reading.furniture import Furniture, Margins
 
 if TYPE_CHECKING:
@@ -54,15 +54,23 @@ class Survey:
         return self.sections[before - 1][1] if before else ""
 
 
-def survey(document: Document) -> Survey:
-    """Look a document over: 2 ms for each of up to 32 pages, and the table of contents."""
-    outline = [(item.page, item.title) for item in structure.outline(document) if item.page > 0]
+def survey(document: Document, page_timeout_s: float) -> Survey:
+    """Look a document over: 2 ms for each of up to 32 pages, and the table of contents.
+
+    Args:
+        document: open.
+        page_timeout_s: after which the kernel ends this process, for each page and for the table of contents.
+    """
+    with limits.clock(page_timeout_s):
+        outline = [(item.page, item.title) for item in structure.outline(document) if item.page > 0]
     # By page only: of two sections that begin on a page, the one listed last is open at its end.
     outline.sort(key=lambda section: section[0])
     margins: list[Margins] = []
     scanned: list[tuple[int, Why]] = []
     for number in furniture.sample(document.page_count):
-        page, why = pages.read(document, number, pictures=False)
+        # A page's time each, as when they are read: slow pages must not cost the document its headings.
+        with limits.clock(page_timeout_s):
+            page, why = pages.read(document, number, pictures=False)
         if why is None:
             margins.append(furniture.margins(page))
         else:

@@ -17,6 +17,9 @@ from actors.messages import Box, Page, Table
 from actors.reading.mupdf import pymupdf
 
 MAX_PATHS: Final = 3_000  # drawn on a page; beyond lies a map or a plot, and minutes of looking for cells
+MAX_STROKES: Final = 10_000  # lines and boxes of those paths: one path may have a hundred thousand
+MAX_CONTENT_BYTES: Final = 4_000_000  # of a page's content, inflated
+INFLATION: Final = 20  # times that content may grow by inflating, but for a bomb
 MAX_TABLES: Final = 50
 MAX_CELL_CHARS: Final = 400  # on average; longer ones are boxes with running text
 MIN_FILLED: Final = 0.4  # of the cells
@@ -40,8 +43,10 @@ def with_tables(document: pymupdf.Document, page: Page) -> Page:
 
 def suspected(source: pymupdf.Page) -> bool:
     """Whether lines or the sides of boxes cross on a page as a table's do; costs a pass over its content."""
+    if _drawn_at_length(source):
+        return False
     drawings = source.get_cdrawings()
-    if len(drawings) > MAX_PATHS:
+    if len(drawings) > MAX_PATHS or sum(len(drawing["items"]) for drawing in drawings) > MAX_STROKES:
         return False
     lines = np.array([line for drawing in drawings for line in _lines(drawing)], dtype=np.float32).reshape(-1, 4)
     flat = lines[:, 3] - lines[:, 1] <= NEAR
@@ -56,6 +61,15 @@ def suspected(source: pymupdf.Page) -> bool:
     crossings[row[level], column[upright]] = True
     ways = min(np.count_nonzero(crossings.any(axis=axis)) for axis in (0, 1))
     return bool(ways >= 2 and np.count_nonzero(crossings) >= MIN_CROSSINGS)
+
+
+def _drawn_at_length(source: pymupdf.Page) -> bool:
+    """Whether the content is that of a map or a plan: to list what it draws would take gigabytes, and lose the page."""
+    document = source.parent
+    contents = source.get_contents()
+    if sum(len(document.xref_stream_raw(xref) or b"") for xref in contents) <= MAX_CONTENT_BYTES // INFLATION:
+        return False
+    return sum(len(document.xref_stream(xref) or b"") for xref in contents) > MAX_CONTENT_BYTES
 
 
 def _lines(drawing: Mapping[str, Any]) -> Iterator[Box]:

@@ -219,7 +219,9 @@ def pictures(source: pymupdf.Page) -> tuple[Picture, ...]:
     sheet = source.rect
     found = []
     # `Page.get_image_info` takes 0.2 ms an image for what is not asked for here.
-    for *where, text, _, kind in source.get_text("blocks", flags=pymupdf.TEXT_PRESERVE_IMAGES):
+    # Unless the whole plane is asked for, it leaves out every image that reaches beyond the page.
+    plane = pymupdf.INFINITE_RECT()
+    for *where, text, _, kind in source.get_text("blocks", flags=pymupdf.TEXT_PRESERVE_IMAGES, clip=plane):
         size = _IMAGE.match(text) if kind == 1 else None
         if size is None:
             continue

@@ -7,6 +7,7 @@ a mix.
 
 from __future__ import annotations
 
+import heapq
 from dataclasses import dataclass
 
 from actors.messages import Chunk, Passage, PublishedDocument, Query
@@ -52,6 +53,12 @@ class Shelf:
     def chunks_of(self, document_id: str) -> int:
         """Chunks of one document; 0 where it is not held."""
         return len(self._documents.get(document_id, range(0)))
+
+    def contents(self, after: str, limit: int) -> list[tuple[str, int]]:
+        """Up to `limit` documents past the id `after`, in order, each with its number of chunks."""
+        # A copy first: the writing thread may change it meanwhile.
+        held = [(name, len(ids)) for name, ids in self._documents.copy().items() if name > after]
+        return heapq.nsmallest(limit, held)
 
     def put(self, document: PublishedDocument) -> None:
         """Take a document in, in place of its former self. Searches see it after the next commit."""

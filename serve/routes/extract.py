@@ -9,19 +9,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final
 
 import orjson
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response
-from starlette.requests import ClientDisconnect
-from starlette.types import Message, Receive, Scope, Send
 
 from actors.deadline import Deadline
-from actors.errors import DocumentTooLarge, GatherumError, InvalidInput
+from actors.errors import DocumentTooLarge, GatherumError, InvalidInput, Unavailable
 from actors.messages import DocumentInfo, Page
 from actors.pdf import Pdf
 from actors.pool import value_of
@@ -31,15 +29,14 @@ from actors.store.blobs import Incoming
 from config import logs
 from serve.extraction import MEDIA_TYPES, Format, Selection, encode, markdown, page_value, plain_text
 from serve.problems import documented, problem
-from serve.receive import BODY, INSPECT_TIMEOUT_S, MB, Fetching, receive
+from serve.receive import BODY, INSPECT_TIMEOUT_S, MB, Fetching, Files, receive
 from serve.services import Turnstile, Use
+from serve.streaming import Stream, generator, unless_gone
 
 PATH: Final = "/v1/extract"
 NDJSON: Final = "application/x-ndjson"
 WINDOW: Final = 256
 """Pages asked for together: enough two-page ranges of scans for 64 cores, 13 MB of text in the object store."""
-
-T = TypeVar("T")
 
 router = APIRouter(tags=["documents"])
 
@@ -50,9 +47,9 @@ async def _place(request: Request) -> AsyncIterator[None]:
         yield
 
 
-async def _incoming(services: Use) -> AsyncIterator[Incoming]:
+async def _incoming(blobs: Files) -> AsyncIterator[Incoming]:
     # FastAPI leaves it after the answer has been sent, or has broken off: until then pages are read from the file.
-    async with Incoming(services.settings.blob_dir) as incoming:
+    async with Incoming(blobs) as incoming:
         yield incoming
 
 
@@ -108,7 +105,7 @@ async def extract(
     most = int(settings.pdf.max_images_mb * MB) if images else None
     reading = Reading(info, format, None if most is None else Allowance(most))
     if stream or NDJSON in request.headers.get("accept", ""):
-        return Lines(_lines(read, reading, request.scope["request_id"]))
+        return Stream(_lines(read, reading, request.scope["request_id"]), media_type=NDJSON)
     return await unless_gone(request.receive, _whole(read, reading, settings.api.max_extract_mb))
 
 
@@ -182,7 +179,7 @@ async def in_order(
         ranges: dict[int, Any] = {}
         read: dict[int, Page] = {}
         window = pdf.read(path, tuple(due), enrich=False, details=details, images=images, deadline=deadline)
-        async with aclosing(_generator(window)) as found:
+        async with aclosing(generator(window)) as found:
             async for part in found:
                 ranges.update(dict.fromkeys(part.pages, part.readings))
                 while due and due[0] in ranges:
@@ -196,13 +193,16 @@ async def in_order(
                     chars += len(page.text)
                     limits.check_text(chars, max_text_mb)
                     yield page
+        if due:
+            # An answer with an end is complete.
+            raise Unavailable(f"{len(due)} pages were lost on their way. Try again.")
 
 
 async def _lines(read: Callable[[], AsyncIterator[Page]], reading: Reading, request_id: str) -> AsyncIterator[bytes]:
     """The document, each page, and `end`, or `problem` if it breaks off: one JSON object a line, named by its key."""
     try:
         yield encode({"document": reading.info}) + b"\n"
-        async with aclosing(_generator(read())) as pages:
+        async with aclosing(generator(read())) as pages:
             async for page in pages:
                 yield await asyncio.to_thread(_line, reading, reading.counted(page))
         yield encode({"end": {"pages": reading.pages, **reading.outcome()}}) + b"\n"
@@ -226,7 +226,7 @@ async def _whole(read: Callable[[], AsyncIterator[Page]], reading: Reading, limi
     """All pages in one answer, so that an error on the way still is a status."""
     parts: list[bytes] = []
     size = 0
-    async with aclosing(_generator(read())) as pages:
+    async with aclosing(generator(read())) as pages:
         async for page in pages:
             parts.append(await asyncio.to_thread(_part, reading, reading.counted(page)))
             size += len(parts[-1])
@@ -248,58 +248,3 @@ def _part(reading: Reading, page: Page) -> bytes:
     if reading.form == "json":
         return encode(reading.value(page))
     return (plain_text(page) if reading.form == "text" else markdown(page, reading.info)).encode()
-
-
-def _generator(iterator: AsyncIterator[T]) -> Any:
-    """The same, typed as what it is: an async generator, which can be closed."""
-    return iterator
-
-
-class Lines(Response):
-    """A stream of lines that ends when the client goes away, even while the next line is long in coming.
-
-    Starlette's own leaves the iterator behind, to be closed when it is collected; until then the pages would be
-    read on.
-    """
-
-    media_type = NDJSON
-
-    def __init__(self, lines: AsyncIterator[bytes]) -> None:
-        super().__init__()
-        del self.headers["content-length"]
-        self._lines = lines
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the lines, each when the client has taken the one before."""
-
-        async def stream() -> None:
-            async with aclosing(_generator(self._lines)) as lines:
-                await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-                async for line in lines:
-                    await send({"type": "http.response.body", "body": line, "more_body": True})
-                await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-        await unless_gone(receive, stream())
-
-
-async def unless_gone(receive: Callable[[], Awaitable[Message]], work: Coroutine[Any, Any, T]) -> T:
-    """Do something for a client, and cancel it when the client goes away.
-
-    Raises:
-        ClientDisconnect: it did.
-    """
-
-    async def gone() -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-
-    working, watching = asyncio.create_task(work), asyncio.create_task(gone())
-    try:
-        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            return working.result()
-        raise ClientDisconnect
-    finally:
-        for task in (working, watching):
-            task.cancel()
-        await asyncio.gather(working, watching, return_exceptions=True)

@@ -30,7 +30,7 @@ from actors.errors import (
     Overloaded,
     Refused,
 )
-from actors.store.blobs import Incoming
+from actors.store.blobs import Folder, Incoming
 from config.settings import load
 from serve.fetch import Fetcher
 
@@ -104,7 +104,7 @@ def fetcher(*allow: str, guard: Guard | None = None, settings: Mapping[str, obje
 
 
 async def fetch(fetcher: Fetcher, url: str, folder: Path, *, seconds: float = 20) -> tuple[str, bytes]:
-    async with Incoming(folder) as incoming:
+    async with Incoming(Folder(folder)) as incoming:
         name = await fetcher.fetch(url, incoming, deadline=Deadline.after(seconds))
         return name, incoming.path.read_bytes()
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
+import threading
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import Path
@@ -14,8 +16,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from actors.egress import BLOCKED, PORTS, Guard, VettedBackend, objection
-from actors.errors import FetchFailed, GatherumError, InvalidInput, Refused
+from actors.egress import BLOCKED, FIRST_TRY_S, LOOKUPS, PORTS, Guard, VettedBackend, objection, system_resolver
+from actors.errors import FetchFailed, GatherumError, InvalidInput, Overloaded, Refused
 from config.settings import EgressSettings, SettingsError, load
 
 HERE = ("127.0.0.1", "::1")
@@ -284,6 +286,37 @@ async def test_the_connection_goes_to_the_address_that_was_vetted(monkeypatch: p
     with pytest.raises(Refused):
         await VettedBackend(guard).connect_tcp("example.org", 80)
     assert len(connected) == 2
+
+
+async def test_a_silent_address_leaves_time_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[float | None] = []
+
+    async def connect(self: object, host: str, port: int, timeout: float | None, *_: object) -> None:  # noqa: ASYNC109
+        given.append(timeout)
+        raise httpcore.ConnectTimeout("silent")
+
+    monkeypatch.setattr(httpcore.AnyIOBackend, "connect_tcp", connect)
+    guard, _ = answers([OUTSIDE, "93.184.215.15"])
+    with pytest.raises(httpcore.ConnectTimeout):
+        await VettedBackend(guard).connect_tcp("example.org", 80, 60.0)
+    assert given == [FIRST_TRY_S, 60.0]
+
+
+async def test_look_ups_without_an_answer_are_bounded_and_leave_other_threads_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answered = threading.Event()
+    monkeypatch.setattr(
+        socket, "getaddrinfo", lambda *_, **__: answered.wait(30) and [(0, 0, 0, "", ("192.0.2.1", 80))]
+    )
+    waiting = [asyncio.create_task(system_resolver("slow.example", 80)) for _ in range(LOOKUPS)]
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded):
+        await system_resolver("slow.example", 80)
+    assert await asyncio.to_thread(lambda: "free") == "free"
+    answered.set()
+    assert await asyncio.gather(*waiting) == [["192.0.2.1"]] * LOOKUPS
+    assert await system_resolver("slow.example", 80) == ["192.0.2.1"]
 
 
 async def test_no_socket_files() -> None:

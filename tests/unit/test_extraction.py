@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.deadline import Deadline
-from actors.errors import DeadlineExceeded, DocumentTooLarge, EncryptedPdf, InvalidInput, ReadingFailed
+from actors.errors import DeadlineExceeded, DocumentTooLarge, EncryptedPdf, InvalidInput, ReadingFailed, Unavailable
 from actors.messages import DocumentInfo, OutlineItem, Page, PageImage, PageLink, PageRange, Table, Words
 from actors.pdf import Pdf
 from actors.reading import limits
@@ -342,6 +342,20 @@ async def test_a_window_is_read_when_the_one_before_has_been_given_out(monkeypat
     assert (len(pdf.asked), pdf.given) == (2, 5)
     await pages.aclose()
     assert pdf.closed == 2
+
+
+async def test_a_page_that_never_comes_is_no_quiet_end() -> None:
+    pages = in_order(Shuffled([(1, 2), (4, 5)]), range(1, 6))
+    assert [(await anext(pages)).number for _ in range(2)] == [1, 2]
+    with pytest.raises(Unavailable, match="lost on their way"):
+        await anext(pages)
+
+
+def test_a_message_that_quotes_the_file_cannot_end_the_comment() -> None:
+    page = Page(1, 0, 0, "", Words(), error="bad name x---><script>alert(1)</script>")
+    told = markdown(page, DocumentInfo(1, ""))
+    assert told.count("-->") == 1
+    assert told.endswith(" -->\n\n")
 
 
 async def test_the_text_is_limited_over_all_windows(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,11 +45,13 @@ def write(page: pymupdf.Page) -> None:
     page.insert_text((50, 200), "A second block.", fontsize=12)
 
 
-def picture(page: pymupdf.Page) -> None:
+def picture(page: pymupdf.Page, bleed: float = 0.0) -> None:
     pixels = np.random.default_rng(7).integers(0, 255, (30, 40), dtype=np.uint8)
     out = io.BytesIO()
     Image.fromarray(pixels).save(out, format="PNG")
-    page.insert_image(page.rect, stream=out.getvalue(), keep_proportion=False)
+    x0, y0, x1, y1 = page.rect
+    where = pymupdf.Rect(x0 - bleed, y0 - bleed, x1 + bleed, y1 + bleed)
+    page.insert_image(where, stream=out.getvalue(), keep_proportion=False)
 
 
 def first(path: str) -> tuple[Page, Why | None]:
@@ -167,10 +169,11 @@ def test_a_drawing_without_text_needs_ocr(tmp_path: Path) -> None:
     assert why == "absent"
 
 
+@pytest.mark.parametrize("bleed", [-1.0, 0.0, 0.5, 9.0])
 @pytest.mark.parametrize("rotation", [0, 90])
-def test_a_scan_under_a_stamp_is_hidden(tmp_path: Path, rotation: int) -> None:
+def test_a_scan_under_a_stamp_is_hidden(tmp_path: Path, rotation: int, bleed: float) -> None:
     def draw(page: pymupdf.Page) -> None:
-        picture(page)
+        picture(page, bleed)
         page.insert_text((20, 20), "Downloaded today")
         page.set_rotation(rotation)
 

@@ -325,10 +325,14 @@ async def test_errors_of_light_tasks_have_our_types(role: Pdf) -> None:
 
 async def test_light_tasks_are_bounded_and_killed_when_late(role: Pdf, cancelled: list[Any]) -> None:
     role._inspect_file = FakeTask(lambda path, setup: asyncio.get_running_loop().create_future())
-    calls = [role.inspect("a.pdf", deadline=Deadline.after(0.02)) for _ in range(9)]
+    calls = [asyncio.create_task(role.inspect("a.pdf", deadline=Deadline.after(0.2))) for _ in range(9)]
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert len(role._inspect_file.calls) == module.LIGHT_TASKS
     outcomes = await asyncio.gather(*calls, return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [DeadlineExceeded] * 9
-    assert len(role._inspect_file.calls) == module.LIGHT_TASKS == len(cancelled)
+    # Those that ended together may have let another begin just before its own time was up.
+    assert len(role._inspect_file.calls) == len(cancelled)
 
 
 # --- what a task does -----------------------------------------------------------------------------------------------

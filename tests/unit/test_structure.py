@@ -76,11 +76,14 @@ def test_links_lead_out_and_within(path: str, rotation: int) -> None:
         first.insert_link(
             {"kind": pymupdf.LINK_GOTO, "from": pymupdf.Rect(50, 150, 90, 165), "page": 1, "to": pymupdf.Point(0, 0)}
         )
+        elsewhere = {"kind": pymupdf.LINK_GOTOR, "file": "other.pdf", "page": 1, "to": pymupdf.Point(0, 0)}
+        first.insert_link({**elsewhere, "from": pymupdf.Rect(150, 50, 190, 65)})
+        first.insert_link({"kind": pymupdf.LINK_LAUNCH, "file": "calc.exe", "from": pymupdf.Rect(150, 150, 190, 165)})
         first.set_rotation(rotation)
         document.save(path)
     with pages.opened(path) as document:
         page = structure.detailed(document, pages.read(document, 1)[0])
-    out, within = page.links
+    out, within = page.links  # and no page of this document for those that lead to other files
     expected = {0: (50, 50, 90, 65), 90: (235, 50, 250, 90)}[rotation]
     assert out == PageLink(pytest.approx(expected), url="https://example.org/titan")  # type: ignore[arg-type]
     assert (within.page, within.url) == (2, "")
@@ -205,6 +208,26 @@ def test_a_page_without_lines_is_not_searched_for_tables(path: str, monkeypatch:
         tables.with_tables(document, pages.read(document, 1)[0])
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(b" ".join(b"%d %d 9 9 re" % (x, y) for x in range(100) for y in range(110)) + b" S", id="strokes"),
+        pytest.param(b"q Q " * 1_100_000 + b"0 0 m 9 9 l S", id="bytes"),
+    ],
+)
+def test_a_map_is_not_searched_for_tables(path: str, content: bytes) -> None:
+    with pymupdf.open() as document:
+        page = document.new_page()
+        page.insert_text((50, 60), "Titan")
+        xref = document.get_new_xref()
+        document.update_object(xref, "<<>>")
+        document.update_stream(xref, content)
+        page.set_contents(xref)
+        document.save(path, deflate=True)
+    with pages.opened(path) as document:
+        assert not tables.suspected(document[0])
+
+
 def test_a_survey_finds_heads_and_sections(path: str) -> None:
     with pymupdf.open() as document:
         for number in range(1, 6):
@@ -215,7 +238,7 @@ def test_a_survey_finds_heads_and_sections(path: str) -> None:
         document.set_toc([[1, "Titan", 2], [1, "Rhea", 4], [2, "Ice", 4]])
         document.save(path)
     with pages.opened(path) as document:
-        found = survey(document)
+        found = survey(document, 30.0)
         page, _ = pages.read(document, 3)
     assert [found.heading(number) for number in range(1, 6)] == ["", "", "Titan", "Titan", "Ice"]
     (part,) = chunk(page, 200, furniture=found.furniture, heading=found.heading(3))
