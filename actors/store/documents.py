@@ -166,6 +166,17 @@ async def find(connection: AsyncConnection, document_id: str) -> AnyRow:
     return row
 
 
+async def check_collection(connection: AsyncConnection, name: str) -> None:
+    """Refuse a name that no collection has, rather than answer that it is empty.
+
+    Raises:
+        UnknownCollection: there is none of this name.
+    """
+    known = await connection.execute(select(collections.c.name).where(collections.c.name == name))
+    if known.first() is None:
+        raise UnknownCollection("There is no collection of this name.")
+
+
 async def page_of(
     connection: AsyncConnection, collection: str | None, after: str | None, limit: int
 ) -> tuple[list[Document], str | None]:
@@ -178,9 +189,7 @@ async def page_of(
     if after is not None:
         query = query.where(documents.c.id > after)
     if collection is not None:
-        known = await connection.execute(select(collections.c.name).where(collections.c.name == collection))
-        if known.first() is None:
-            raise UnknownCollection("There is no collection of this name.")
+        await check_collection(connection, collection)
         query = query.where(documents.c.collection == collection)
     found = [as_message(row) for row in await connection.execute(query)]
     more = len(found) > limit

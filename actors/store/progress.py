@@ -12,14 +12,15 @@ from typing import Any
 from sqlalchemy import Select, case, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from actors.errors import UnknownCollection, UnknownJob
+from actors.errors import UnknownJob
 from actors.messages import Job, JobState
 from actors.store import lifecycle
 from actors.store.dialect import clock
+from actors.store.documents import check_collection
 from actors.store.lifecycle import PUBLISHED
 from actors.store.queue import priority_in
 from actors.store.rows import AnyRow, iso, job_row
-from actors.store.tables import changes, collections, documents, jobs, pages
+from actors.store.tables import changes, documents, jobs, pages
 
 
 async def find(connection: AsyncConnection, job_id: str) -> Job:
@@ -60,9 +61,7 @@ async def page_of(
     if states:
         query = query.where(jobs.c.state.in_(states))
     if collection is not None:
-        known = await connection.execute(select(collections.c.name).where(collections.c.name == collection))
-        if known.first() is None:
-            raise UnknownCollection("There is no collection of this name.")
+        await check_collection(connection, collection)
         query = query.where(jobs.c.collection == collection)
     found = [_as_message(row) for row in await connection.execute(query)]
     more = len(found) > limit
