@@ -480,7 +480,8 @@ class Process:
     def send(self, how: signal.Signals) -> None:
         """Send it a signal, if it is there."""
         if self._process.is_alive() and self._process.pid is not None:
-            os.kill(self._process.pid, how)
+            with contextlib.suppress(ProcessLookupError):  # ended since the look
+                os.kill(self._process.pid, how)
 
     def stopped(self) -> bool:
         """Whether it lies still after a SIGSTOP."""
