@@ -34,6 +34,10 @@ lint: $(VENV)/.installed-dev
 bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.startup
 	$(BIN)/python -m benchmarks.reading
+	$(BIN)/python -m benchmarks.text
+	$(BIN)/python -m benchmarks.ocr
+	$(BIN)/python -m benchmarks.hostile --count 120
+	$(BIN)/python -m benchmarks.memory --pages 2000
 	$(BIN)/python -m benchmarks.ask
 
 clean:
@@ -51,6 +55,7 @@ $(VENV)/.installed: $(VENV)/.created requirements.txt requirements-build.txt pyp
 	$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt
+$(VENV)/.installed-dev: $(VENV)/.installed requirements-dev.txt scripts/install-system.sh
+	scripts/install-system.sh "$(PYTHON)" test
 	$(PIP) install --require-hashes -r requirements-dev.txt
 	@touch $@

@@ -31,11 +31,13 @@ from actors.orchestrator import Orchestrator
 from actors.pdf import Pdf
 from actors.pool import NAMESPACE, on_each, pool_of, replica_name
 from actors.retrieval import Retriever
+from actors.store.blobs import open_blobs
 from config import logs
 from config.settings import LogSettings, Settings
 
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 30.0
+DRAIN_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +103,9 @@ def create_roles(settings: Settings) -> list[tuple[str, ActorHandle[Any]]]:
         the caller goes on; see `wait_for_roles`.
     """
     roles = Roles.of(settings)
-    database: tuple[Any, ...] = (settings.database, settings.sources)
-    places = {"url": settings.database_url, "blob_dir": settings.blob_dir}
+    database: tuple[Any, ...] = (settings.database, settings.sources, settings.blobs)
+    files = open_blobs(settings.blobs, settings.data_dir)
+    places = {"url": settings.database_url, "blobs": files}
     wanted: list[tuple[type[Any], int, tuple[Any, ...], dict[str, Any]]] = [
         (Database, 1, database, {**places, "max_attempts": settings.ingest.max_attempts}),
         (Retriever, settings.retrieval.replicas, (settings.retrieval, roles.database), {}),
@@ -117,7 +120,7 @@ def create_roles(settings: Settings) -> list[tuple[str, ActorHandle[Any]]]:
             Ingest,
             1,
             (settings.ingest, roles.database, roles.pdf),
-            {"blob_dir": settings.blob_dir, "document_timeout_s": settings.pdf.document_timeout_s},
+            {"blobs": files, "document_timeout_s": settings.pdf.document_timeout_s},
         ),
         (
             Orchestrator,
@@ -170,6 +173,10 @@ def stop_roles() -> None:
     with contextlib.suppress(GatherumError):
         asyncio.run(on_each(roles.ingest, lambda role: role.drain(deadline=Deadline.after(STOP_TIMEOUT_S))))
     for pool in reversed(list(roles)):
+        if pool is roles.database:
+            # The last, when nobody asks it any more: so it can close its connections, and a server has no complaint.
+            with contextlib.suppress(GatherumError):
+                asyncio.run(on_each(pool, lambda role: role.drain(deadline=Deadline.after(DRAIN_S))))
         for replica in pool._replicas:
             with contextlib.suppress(ValueError):
                 ray.kill(ray.get_actor(replica.name, namespace=NAMESPACE), no_restart=True)
@@ -207,9 +214,11 @@ def _hosted(role: type[Any]) -> type[Any]:
 
 
 def _reason(error: RayActorError) -> str:
-    """The last line of the traceback that Ray carries: the error itself."""
+    """The last line of the traceback that Ray carries: the error itself; of ours what it says to people."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+    last = lines[-1] if lines else type(error).__name__
+    kind, _, detail = last.partition(": ")
+    return detail if detail and kind.startswith("actors.errors.") else last
 
 
 # --- connecting -----------------------------------------------------------------------------------------------------

@@ -9,24 +9,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import random
 import socket
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from sqlalchemy import URL
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from actors.deadline import Deadline
-from actors.errors import GatherumError, InvalidInput, Unavailable
+from actors.errors import FileGone, GatherumError, InvalidInput, StaleLease, Unavailable, UnknownDocument
 from actors.messages import (
     Accepted,
     Change,
     Document,
     EntityName,
+    Examined,
     Health,
     Job,
     Lease,
@@ -38,15 +38,31 @@ from actors.messages import (
     Row,
     Source,
     SourceValue,
+    Tended,
     Upload,
 )
 from actors.reading import PIPELINE
 from actors.sql.sources import Sources
-from actors.store import blobs, changes, dialect, documents, jobs, sources
+from actors.store import (
+    changes,
+    deletion,
+    dialect,
+    documents,
+    files,
+    jobs,
+    keys,
+    progress,
+    queue,
+    sources,
+    sweeping,
+    upkeep,
+)
 from actors.store import readings as reading_rows
+from actors.store.blobs import Blobs, Stored
+from actors.store.doctor import Doctor, announce
 from actors.store.engine import Store
 from config import logs
-from config.settings import DatabaseSettings, SourcesSettings
+from config.settings import BlobSettings, DatabaseSettings, SourcesSettings
 
 T = TypeVar("T")
 
@@ -56,8 +72,8 @@ MAX_LIMIT = 1000
 FOLLOW_S = 1.0
 """How often a waiting follower looks for changes that another process has made, s."""
 
-STALE_UPLOAD_S = 3600.0
-"""Temporary files of uploads that were not written to for this long are removed at start, s."""
+FIRST_SWEEP_S = 60.0
+"""After the start, s: what a crash has left is no hurry, and those who wait for the store come first."""
 
 
 class Database:
@@ -67,7 +83,8 @@ class Database:
         settings: its section.
         sources: the section of the registered SQL databases.
         url: SQLAlchemy URL of the store.
-        blob_dir: folder of the content-addressed files.
+        blobs: the files.
+        blob_settings: their section: how often they are swept, and what for.
         max_attempts: attempts of each new job.
     """
 
@@ -76,17 +93,23 @@ class Database:
         {
             "accept",
             "add_source",
+            "announce",
+            "cancel_job",
             "changes",
             "collections",
             "commit_pages",
             "create_collection",
             "document",
             "documents",
+            "entities_of",
             "entity_names",
+            "examine",
             "fail",
             "health",
             "heartbeat",
             "job",
+            "jobs",
+            "jobs_by_id",
             "last_change",
             "lookup_many",
             "page",
@@ -94,17 +117,30 @@ class Database:
             "published",
             "published_document",
             "release",
+            "retry_job",
             "source_values",
+            "sizes",
             "sources",
+            "tend",
         }
     )
 
     def __init__(
-        self, settings: DatabaseSettings, sources: SourcesSettings, *, url: str, blob_dir: Path, max_attempts: int
+        self,
+        settings: DatabaseSettings,
+        sources: SourcesSettings,
+        blob_settings: BlobSettings,
+        *,
+        url: str,
+        blobs: Blobs,
+        max_attempts: int,
     ) -> None:
         self._settings = settings
         self._url = dialect.parse_url(url)
-        self._blob_dir = blob_dir
+        self._blobs = blobs
+        self._blob_settings = blob_settings
+        self._sweeping: asyncio.Task[None] | None = None
+        self._stopping = asyncio.Event()
         self._max_attempts = max_attempts
         self._sources = Sources(sources, store_path=dialect.file_of(self._url))
         self._opened: Store | None = None
@@ -113,7 +149,7 @@ class Database:
         self._news = asyncio.Event()
 
     async def start(self) -> None:
-        """Make the folders, apply the migrations, clear away what interrupted uploads have left.
+        """Make the folders, apply the migrations, begin to sweep now and then.
 
         Raises:
             Conflict: the database was written by a newer version of this code.
@@ -122,26 +158,33 @@ class Database:
         path = dialect.file_of(self._url)
         if path is not None:
             await asyncio.to_thread(path.parent.mkdir, parents=True, exist_ok=True)
-        await blobs.prepare(self._blob_dir)
-        self._revision = await asyncio.to_thread(_migrate, self._url, self._settings.busy_timeout_s)
+        await self._blobs.prepare()
+        self._revision = await asyncio.to_thread(_migrate, self._url, self._settings)
         # Building an engine loads modules and looks at paths.
-        self._opened = await asyncio.to_thread(Store, self._url, busy_timeout_s=self._settings.busy_timeout_s)
-        swept = await blobs.sweep(self._blob_dir, older_than_s=STALE_UPLOAD_S)
-        logs.get().info("database_ready", revision=self._revision, stale_uploads_removed=swept)
+        self._opened = await asyncio.to_thread(Store, self._url, self._settings)
+        self._sweeping = asyncio.create_task(self._sweep_now_and_then(), name="database-sweep")
+        logs.get().info("database_ready", revision=self._revision)
 
     async def stop(self) -> None:
-        """Close the connections."""
+        """Stop sweeping and close the connections."""
+        if self._sweeping is not None:
+            self._stopping.set()
+            self._sweeping.cancel()
+            await asyncio.wait((self._sweeping,))
         if self._opened is not None:
             await self._opened.close()
+
+    async def drain(self, *, deadline: Deadline) -> None:
+        """`stop` for a caller elsewhere, who waits only so long."""
+        await deadline.run(self.stop(), "Closing the store")
 
     async def health(self, *, deadline: Deadline) -> Health:
         """Whether the store answers, and how fast."""
         detail: dict[str, Any] = {"dialect": self._url.get_backend_name(), "revision": self._revision}
-        began = time.perf_counter()
         try:
-            change, waiting = await self._read(_figures, deadline, "the health check")
-            detail |= {"round_trip_ms": round((time.perf_counter() - began) * 1000, 2), "change": change}
-            detail["jobs"] = waiting
+            ping = self._within(self._store.ping(), deadline, "the health check")
+            detail["round_trip_ms"] = round(await ping, 2)
+            detail["change"], detail["jobs"] = await self._read(_figures, deadline, "the health check")
         except GatherumError as error:
             detail["error"] = error.detail
         return Health(self.ROLE, "error" not in detail, os.getpid(), socket.gethostname(), detail)
@@ -153,19 +196,28 @@ class Database:
 
         Raises:
             InvalidInput: the collection's name is no name.
-            Unavailable: the file is not in the blob store (any more); send it again.
+            KeyReused: its idempotency key was used for another upload.
+            FileGone: the file is not in the blob store; put it there (again) and repeat the call.
         """
+        document_id = ""
 
         async def work(connection: AsyncConnection, now: float) -> Accepted:
+            nonlocal document_id
+            document_id = document_id or documents.new_id(now)
             accepted = await documents.accept(
-                connection, now, upload, pipeline=PIPELINE, max_attempts=self._max_attempts
+                connection,
+                now,
+                upload,
+                pipeline=PIPELINE,
+                max_attempts=self._max_attempts,
+                document_id=document_id,
             )
-            # Looked at inside the transaction: `delete_document` removes files in one, so they cannot cross.
-            if not await blobs.exists(self._blob_dir, upload.sha256):
-                raise Unavailable("The file was removed while it was being taken in; send it again.")
+            # Looked at inside the transaction, which holds the content: see `files.py`.
+            if await self._blobs.stat(upload.sha256) is None:
+                raise FileGone("The file was removed while it was being taken in; send it again.")
             return accepted
 
-        accepted = await self._write(work, deadline, "taking in a document")
+        accepted = await self._write(work, deadline, "taking in a document", repeatable=True)
         self._tell()
         return accepted
 
@@ -201,52 +253,48 @@ class Database:
 
         async def work(connection: AsyncConnection) -> Any:
             document = await documents.find(connection, document_id)
-            return await reading_rows.page(connection, document.sha256, document.pipeline, number)
+            return await reading_rows.page(connection, document.sha256, document.pipeline, number, document.pages)
 
         return reading_rows.unpack_page(await self._read(work, deadline, "finding a page"))
 
     async def delete_document(self, document_id: str, *, deadline: Deadline) -> Removed:
         """Remove a document with all that was read from it, except what another document with the same content shares.
 
-        Returns:
-            What was removed; `indexed_chunks` is 0, since indexes follow by the change log.
+        Indexes follow by the change log.
 
         Raises:
             UnknownDocument: there is none of this id.
+            Unavailable: it is deleted, but its file is not yet.
         """
+        done: tuple[Removed, str, Change] | None = None
 
-        async def work(connection: AsyncConnection, now: float) -> tuple[Removed, str]:
-            document = await documents.find(connection, document_id)
-            removed_jobs = await jobs.remove(connection, document_id)
-            removed = await documents.remove(connection, document_id)
-            rows = reading_rows.RemovedRows(0, 0, 0)
-            if not await documents.users_of(connection, document.sha256):
-                rows = await reading_rows.remove(connection, document.sha256)
-            entry = Change(0, "delete", document_id=document_id, collection=document.collection)
-            change = await changes.draw(connection, now, entry)
-            report = Removed(
-                document_id=document_id,
-                documents=removed,
-                jobs=removed_jobs,
-                pages=rows.pages,
-                chunks=rows.chunks,
-                mentions=rows.mentions,
-                blobs=0,
-                indexed_chunks=0,
-                change=change.number,
-            )
-            return report, document.sha256
+        async def work(connection: AsyncConnection, now: float) -> tuple[Removed, str, Change]:
+            nonlocal done
+            try:
+                done = await deletion.remove_document(connection, now, document_id)
+            except UnknownDocument:
+                if done is None or not await changes.holds(connection, done[2]):
+                    raise
+            return done
 
-        async def drop_file(connection: AsyncConnection, now: float) -> int:
-            # A transaction of its own, after the rows are gone for good: a failed commit must not cost a file in use,
-            # and while this one is open nobody can take the same file in again.
-            if await documents.users_of(connection, sha256):
-                return 0
-            return int(await blobs.remove(self._blob_dir, sha256))
-
-        report, sha256 = await self._write(work, deadline, "deleting a document")
+        report, sha256, _ = await self._write(work, deadline, "deleting a document", repeatable=True)
         self._tell()
-        return replace(report, blobs=await self._write(drop_file, deadline, "deleting a file"))
+
+        async def drop(connection: AsyncConnection, now: float) -> Stored | None:
+            return await files.drop_unused(connection, blobs=self._blobs, sha256=sha256)
+
+        try:
+            gone = await self._write(drop, deadline, "deleting a file", repeatable=True)
+        except GatherumError as error:
+            raise Unavailable(
+                f"The document is deleted, but its file could not be removed yet: {error.detail} The sweep will do it."
+            ) from None
+        return report if gone is None else replace(report, blobs=1, bytes=gone.size)
+
+    async def entities_of(self, document_id: str, *, deadline: Deadline) -> list[int]:
+        """Ids of the entities that a published document mentions, in order; none of one that is unknown."""
+        work = partial(reading_rows.entities_of, document_id=document_id)
+        return await self._read(work, deadline, "reading names")
 
     async def collections(self, *, deadline: Deadline) -> list[str]:
         """Names of the collections, in order."""
@@ -259,8 +307,19 @@ class Database:
             InvalidInput: not a name.
         """
         work = partial(documents.ensure_collection, name=name)
-        await self._write(work, deadline, "creating a collection")
+        await self._write(work, deadline, "creating a collection", repeatable=True)
         self._tell()
+
+    async def delete_collection(self, name: str, *, deadline: Deadline) -> Removed:
+        """Remove a collection that is empty; of the account only the change is more than 0.
+
+        Raises:
+            UnknownCollection: there is none of this name.
+            Conflict: it holds documents.
+        """
+        change = await self._write(partial(deletion.remove_collection, name=name), deadline, "deleting a collection")
+        self._tell()
+        return Removed(change=change.number)
 
     # --- jobs --------------------------------------------------------------------------------------------------------
 
@@ -270,11 +329,102 @@ class Database:
         Raises:
             UnknownJob: there is none of this id.
         """
-        return await self._read(partial(jobs.find, job_id=job_id), deadline, "finding a job")
+        return await self._read(partial(progress.find, job_id=job_id), deadline, "finding a job")
+
+    async def jobs(
+        self, states: tuple[str, ...], collection: str | None, after: str | None, limit: int, *, deadline: Deadline
+    ) -> tuple[list[Job], str | None]:
+        """Up to `limit` jobs past the id `after`, oldest first, and the id to go on from (None at the end).
+
+        More than 1000 are not given at once.
+
+        Args:
+            states: of these only; empty for any.
+            collection: of this one only; None for all.
+            after: None to begin.
+            limit: at least 1.
+            deadline: of the call.
+
+        Raises:
+            UnknownCollection: there is none of this name.
+        """
+        limit = min(_limit(limit), MAX_LIMIT)
+        work = partial(progress.page_of, states=states, collection=collection, after=after, limit=limit)
+        return await self._read(work, deadline, "listing jobs")
+
+    async def jobs_by_id(self, job_ids: tuple[str, ...], *, deadline: Deadline) -> list[Job]:
+        """Those of up to 500 jobs that there are, in no particular order."""
+        return await self._read(partial(progress.find_many, job_ids=job_ids), deadline, "finding jobs")
+
+    async def cancel_job(self, job_id: str, *, deadline: Deadline) -> Job:
+        """Stop a job; the worker that reads it finds out at its next commit or heartbeat. Again is no error.
+
+        Raises:
+            UnknownJob: there is none of this id.
+            Conflict: it has ended.
+        """
+        await self._write(partial(jobs.cancel, job_id=job_id), deadline, "cancelling a job", repeatable=True)
+        return await self.job(job_id, deadline=deadline)
+
+    async def retry_job(self, job_id: str, *, deadline: Deadline) -> Job:
+        """Start a failed, cancelled or partial job again; one that waits or is being read is left alone.
+
+        Raises:
+            UnknownJob: there is none of this id.
+            Conflict: it is done.
+        """
+        work = partial(jobs.retry, job_id=job_id, pipeline=PIPELINE)
+        await self._write(work, deadline, "starting a job again", repeatable=True)
+        return await self.job(job_id, deadline=deadline)
+
+    async def tend(self, limit: int, *, deadline: Deadline) -> Tended:
+        """Queue documents that an older pipeline has read, remove readings that were superseded, forget old keys.
+
+        Args:
+            limit: most readings that may wait in the background lane.
+            deadline: of the call; what is not done by then is left for the next one.
+        """
+
+        async def reread(connection: AsyncConnection, now: float) -> int:
+            lane = queue.lane_of(queue.BACKGROUND)
+            created = [
+                await jobs.create(
+                    connection,
+                    now,
+                    job_id=documents.new_id(now),
+                    document_id=document.document_id,
+                    collection=document.collection,
+                    pipeline=PIPELINE,
+                    max_attempts=self._max_attempts,
+                    priority=queue.BACKGROUND,
+                )
+                for document in await upkeep.outdated(connection, PIPELINE, lane, _limit(limit))
+            ]
+            return sum(created)
+
+        async def prune(connection: AsyncConnection, now: float) -> int | None:
+            return await upkeep.prune(connection)
+
+        queued = await self._write(reread, deadline, "queueing documents to be read again", repeatable=True)
+        keys_removed = await self._write(keys.forget, deadline, "forgetting idempotency keys", repeatable=True)
+        removed = 0
+        # A transaction each: between two of them others write.
+        what = "removing superseded readings"
+        while (pages := await self._write(prune, deadline, what, repeatable=True)) is not None:
+            removed += pages
+        return Tended(queued, removed, keys_removed)
 
     async def claim(self, worker: str, lease_s: float, *, deadline: Deadline) -> Lease | None:
         """Take the next job for `lease_s` seconds; None if there is nothing to do. The attempt counts from here."""
-        return await self._write(partial(jobs.claim, worker=worker, lease_s=lease_s), deadline, "claiming a job")
+        lease: Lease | None = None
+
+        async def work(connection: AsyncConnection, now: float) -> Lease | None:
+            nonlocal lease
+            if lease is None or not await jobs.is_held(connection, lease, worker):
+                lease = await jobs.claim(connection, now, worker=worker, lease_s=lease_s, pipeline=PIPELINE)
+            return lease
+
+        return await self._write(work, deadline, "claiming a job", repeatable=True)
 
     async def heartbeat(self, job_id: str, fence: int, lease_s: float, *, deadline: Deadline) -> None:
         """Prolong a lease to `lease_s` seconds from now.
@@ -283,7 +433,7 @@ class Database:
             StaleLease: the job is no longer held with this fence. The same goes for all calls that name one.
         """
         work = partial(jobs.heartbeat, job_id=job_id, fence=fence, lease_s=lease_s)
-        await self._write(work, deadline, "a heartbeat")
+        await self._write(work, deadline, "a heartbeat", repeatable=True)
 
     async def commit_pages(
         self, job_id: str, fence: int, readings: tuple[PageReading, ...], *, deadline: Deadline
@@ -298,7 +448,7 @@ class Database:
         """
         packed = await asyncio.to_thread(reading_rows.pack, readings)
         work = partial(jobs.commit_pages, job_id=job_id, fence=fence, packed=packed)
-        return await self._write(work, deadline, "storing pages")
+        return await self._write(work, deadline, "storing pages", repeatable=True)
 
     async def publish(self, job_id: str, fence: int, *, deadline: Deadline) -> Change:
         """Make a document that was read visible. Repeated with the same fence, it gives the same change again.
@@ -308,7 +458,8 @@ class Database:
             Conflict: pages are missing.
             ReadingFailed: none of its pages could be read; the job is still held, and its holder should `fail` it.
         """
-        change = await self._write(partial(jobs.publish, job_id=job_id, fence=fence), deadline, "publishing")
+        work = partial(jobs.publish, job_id=job_id, fence=fence)
+        change = await self._write(work, deadline, "publishing", repeatable=True)
         self._tell()
         return change
 
@@ -319,7 +470,7 @@ class Database:
             StaleLease: see `heartbeat`.
         """
         work = partial(jobs.fail, job_id=job_id, fence=fence, error=error, retry_in_s=retry_in_s)
-        await self._write(work, deadline, "ending an attempt")
+        await self._write(_ending(work), deadline, "ending an attempt", repeatable=True)
 
     async def release(self, job_id: str, fence: int, *, deadline: Deadline) -> None:
         """Give a job back at once and without costing it an attempt: its worker is stopping.
@@ -327,7 +478,8 @@ class Database:
         Raises:
             StaleLease: see `heartbeat`.
         """
-        await self._write(partial(jobs.release, job_id=job_id, fence=fence), deadline, "giving a job back")
+        work = partial(jobs.release, job_id=job_id, fence=fence)
+        await self._write(_ending(work), deadline, "giving a job back", repeatable=True)
 
     # --- what indexes follow -----------------------------------------------------------------------------------------
 
@@ -374,6 +526,49 @@ class Database:
         work = partial(reading_rows.entity_names, after=after, limit=_limit(limit))
         return await self._read(work, deadline, "reading names")
 
+    # --- what is looked at when something may be wrong ---------------------------------------------------------------
+
+    async def examine(self, check: str, after: str, *, deep: bool, repair: bool, deadline: Deadline) -> Examined:
+        """One step of one of the `doctor.CHECKS`.
+
+        Args:
+            check: its name.
+            after: empty to begin, then `next` of the step before.
+            deep: whether files are hashed.
+            repair: whether to repair what can be; it may be repeated.
+            deadline: of the step.
+
+        Raises:
+            InvalidInput: there is no such check.
+        """
+        doctor = Doctor(
+            self._store,
+            self._blobs,
+            pipeline=PIPELINE,
+            max_attempts=self._max_attempts,
+            grace_s=self._blob_settings.grace_s,
+        )
+        examined = await deadline.run(doctor.examine(check, after, deep=deep, repair=repair), "Examining the store")
+        if any(finding.repaired for finding in examined.findings):
+            self._tell()
+        return examined
+
+    async def sizes(self, after: str, limit: int, *, deadline: Deadline) -> list[tuple[str, int]]:
+        """Up to `limit` published documents past the id `after`, in order, each with its number of chunks."""
+        work = partial(reading_rows.sizes, after=after, limit=_limit(limit))
+        return await self._read(work, deadline, "counting chunks")
+
+    async def announce(self, document_ids: list[str], *, deadline: Deadline) -> int:
+        """Have every index look at these documents, and at all names, again; the number of the last change drawn."""
+
+        async def work(connection: AsyncConnection, now: float) -> int:
+            await announce(connection, now, document_ids=document_ids)
+            return (await changes.draw(connection, now, Change(0, "gap"))).number
+
+        number = await self._write(work, deadline, "announcing documents")
+        self._tell()
+        return number
+
     # --- SQL sources -------------------------------------------------------------------------------------------------
 
     async def add_source(self, source: Source, *, deadline: Deadline) -> None:
@@ -386,7 +581,7 @@ class Database:
         """
         documents.check_name(source.name, "source")
         await deadline.run(self._sources.check(source), "checking a source")
-        await self._write(partial(sources.add, source=source), deadline, "registering a source")
+        await self._write(partial(sources.add, source=source), deadline, "registering a source", repeatable=True)
         self._tell()
 
     async def sources(self, *, deadline: Deadline) -> list[Source]:
@@ -418,6 +613,24 @@ class Database:
 
     # -----------------------------------------------------------------------------------------------------------------
 
+    async def _sweep_now_and_then(self) -> None:
+        """Sweep for files that crashes have left behind, for ever."""
+        pause = min(FIRST_SWEEP_S, self._blob_settings.sweep_s)
+        while True:
+            with contextlib.suppress(TimeoutError):
+                # Spread, or the replicas would all go through the files at the same moments.
+                async with asyncio.timeout(pause * random.uniform(0.5, 1.0)):  # noqa: S311 -- no secret depends on it
+                    await self._stopping.wait()
+                    return
+            pause = self._blob_settings.sweep_s
+            try:
+                swept = await sweeping.sweep(self._store, self._blobs, grace_s=self._blob_settings.grace_s)
+            except Exception as error:  # noqa: BLE001 -- whatever it is, it may be over at the next sweep
+                logs.get().warning("sweep_broke_off", kind=type(error).__name__, error=str(error))
+            else:
+                if swept != sweeping.Swept():
+                    logs.get().info("swept", uploads=swept.uploads, files=swept.files, bytes=swept.bytes)
+
     @property
     def _store(self) -> Store:
         if self._opened is None:
@@ -428,9 +641,16 @@ class Database:
         deadline.check(what)
         return await self._within(self._store.read(work), deadline, what)
 
-    async def _write(self, work: Callable[[AsyncConnection, float], Awaitable[T]], deadline: Deadline, what: str) -> T:
+    async def _write(
+        self,
+        work: Callable[[AsyncConnection, float], Awaitable[T]],
+        deadline: Deadline,
+        what: str,
+        *,
+        repeatable: bool = False,
+    ) -> T:
         deadline.check(what)
-        return await self._within(self._store.write(work), deadline, what)
+        return await self._within(self._store.write(work, repeatable=repeatable), deadline, what)
 
     async def _within(self, unit: Awaitable[T], deadline: Deadline, what: str) -> T:
         return await deadline.within(self._settings.statement_timeout_s).run(unit, what[0].upper() + what[1:])
@@ -441,15 +661,33 @@ class Database:
         news.set()
 
 
-def _migrate(url: URL, busy_timeout_s: float) -> str:
+def _migrate(url: URL, settings: DatabaseSettings) -> str:
     # Alembic costs 0.2 s and 10 MB, which only a process that plays the role needs to spend.
     from actors.store import migrations
 
-    return migrations.upgrade(url, busy_timeout_s=busy_timeout_s)
+    return migrations.upgrade(url, settings)
+
+
+def _ending(
+    work: Callable[[AsyncConnection, float], Awaitable[None]],
+) -> Callable[[AsyncConnection, float], Awaitable[None]]:
+    """A unit that ends a lease, made repeatable: run again, it finds its lease ended, by itself or past helping."""
+    runs = 0
+
+    async def again(connection: AsyncConnection, now: float) -> None:
+        nonlocal runs
+        runs += 1
+        try:
+            await work(connection, now)
+        except StaleLease:
+            if runs == 1:
+                raise
+
+    return again
 
 
 async def _figures(connection: AsyncConnection) -> tuple[int, dict[str, int]]:
-    return await changes.last(connection), await jobs.counts(connection)
+    return await changes.last(connection), await progress.counts(connection)
 
 
 def _limit(limit: int) -> int:

@@ -9,10 +9,13 @@ header keep the name. `ipaddress.is_global` alone would let NAT64, 6to4, site-lo
 from __future__ import annotations
 
 import asyncio
+import functools
 import re
 import socket
 import ssl
+import threading
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final, Self, cast
@@ -20,7 +23,7 @@ from typing import Final, Self, cast
 import httpcore
 import httpx
 
-from actors.errors import FetchFailed, InvalidInput, Refused
+from actors.errors import FetchFailed, InvalidInput, Overloaded, Refused
 from config import logs
 from config.settings import HOST_AND_PORT
 
@@ -35,6 +38,17 @@ PORTS: Final = {"http": 80, "https": 443}
 MAX_URL_CHARS: Final = 2000
 MAX_TRIES: Final = 4
 """Addresses of one host that are tried; all of them are vetted."""
+
+FIRST_TRY_S: Final = 5.0
+"""For an address that is not the last to be tried, s."""
+
+LOOKUPS: Final = 16
+"""Look-ups of names under way at once."""
+
+# Threads of their own: a name server that does not answer holds its thread however soon the caller gives up, and the
+# loop's own threads write uploads and encode answers.
+_RESOLVING: Final = ThreadPoolExecutor(LOOKUPS, thread_name_prefix="resolve")
+_LOOKUPS: Final = threading.BoundedSemaphore(LOOKUPS)
 
 BLOCKED: Final[tuple[tuple[Network, str], ...]] = tuple(
     (ip_network(network), why)
@@ -257,9 +271,17 @@ def _literal(host: str) -> Address | None:
 
 
 async def system_resolver(host: str, port: int) -> list[str]:
-    """Every address the operating system knows for a host."""
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return [str(sockaddr[0]) for _, _, _, _, sockaddr in found]
+    """Every address the operating system knows for a host.
+
+    Raises:
+        Overloaded: every thread for look-ups waits for a name server already.
+    """
+    if not _LOOKUPS.acquire(blocking=False):
+        raise Overloaded("Too many look-ups of host names are under way. Try again later.")
+    look_up = functools.partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+    work = _RESOLVING.submit(look_up)
+    work.add_done_callback(lambda _: _LOOKUPS.release())
+    return [str(sockaddr[0]) for _, _, _, _, sockaddr in await asyncio.wrap_future(work)]
 
 
 class VettedBackend(httpcore.AsyncNetworkBackend):
@@ -282,9 +304,12 @@ class VettedBackend(httpcore.AsyncNetworkBackend):
     ) -> httpcore.AsyncNetworkStream:
         """Connect to the first vetted address that answers."""
         failure: Exception = httpcore.ConnectError("no address")
-        for address in (await self._guard.addresses(host, port))[:MAX_TRIES]:
+        addresses = (await self._guard.addresses(host, port))[:MAX_TRIES]
+        for number, address in enumerate(addresses, 1):
+            # One that is silent, as IPv6 is behind some routers, must leave time for the next.
+            patience = timeout if number == len(addresses) else min(timeout or FIRST_TRY_S, FIRST_TRY_S)
             try:
-                return await self._network.connect_tcp(address, port, timeout, local_address, socket_options)
+                return await self._network.connect_tcp(address, port, patience, local_address, socket_options)
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                 failure = error
         raise failure

@@ -12,6 +12,7 @@ import os
 import random
 import socket
 import time
+from bisect import bisect_left, bisect_right
 from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -73,7 +74,9 @@ class Entities:
     """
 
     ROLE: ClassVar[str] = "entities"
-    IDEMPOTENT: ClassVar[frozenset[str]] = frozenset({"link_many", "extract", "health"})
+    IDEMPOTENT: ClassVar[frozenset[str]] = frozenset(
+        {"caught_up", "contents", "known", "link_many", "extract", "health"}
+    )
 
     def __init__(self, settings: EntitiesSettings, database: Database) -> None:
         self._settings = settings
@@ -82,6 +85,8 @@ class Entities:
         self._building = asyncio.Lock()
         self._loaded = asyncio.Event()
         self._change: int | None = None
+        self._awaited = 0
+        self._progress = asyncio.Condition()
         self._names: list[EntityName] = []
         self._quiet_until = 0.0
         self._values: dict[str, list[SourceValue]] = {}
@@ -145,6 +150,39 @@ class Entities:
             return [phrases.find(text) for text in texts]
         return await deadline.run(asyncio.to_thread(_find_all, phrases, texts), "Linking names")
 
+    async def caught_up(self, change: int, *, deadline: Deadline) -> None:
+        """Wait until the names are those of the change log at a number, or later.
+
+        Raises:
+            DeadlineExceeded: they are not, in time.
+        """
+        async with self._progress:
+            self._awaited = max(self._awaited, change)
+            # Somebody waits: the calm between two reloads is cut short.
+            self._progress.notify_all()
+            reached = self._progress.wait_for(lambda: self._change is not None and self._change >= change)
+            await deadline.run(reached, "Following the change log")
+
+    async def known(self, entity_ids: list[int], *, deadline: Deadline) -> int:
+        """How many of these entities of the corpus the names are of now."""
+        names = self._names
+        places = (bisect_left(names, one, key=_entity_id) for one in entity_ids)
+        return sum(
+            place < len(names) and names[place].entity_id == one for place, one in zip(places, entity_ids, strict=True)
+        )
+
+    async def contents(self, after: int, limit: int, *, deadline: Deadline) -> list[int]:
+        """Up to `limit` ids, past `after`, of the entities of the corpus that the names are of now; in order.
+
+        Raises:
+            Unavailable: the replica has just started and has not read the names yet.
+        """
+        if not self._loaded.is_set():
+            await self._first_load(deadline)
+        names = self._names
+        start = bisect_right(names, after, key=_entity_id)
+        return [name.entity_id for name in names[start : start + limit]]
+
     async def extract(self, texts: list[str], *, deadline: Deadline) -> list[tuple[Mention, ...]]:
         """Find names in text that need not be known, by the language model.
 
@@ -206,19 +244,31 @@ class Entities:
             kinds = {change.kind for change in changes}
             if "sources" in kinds:
                 self._sources_changed.set()
-            if not kinds & {"publish", "delete"}:
-                self._change = number
+            # What was lost in a gap is unknown, so it may have been a name.
+            if not kinds & {"publish", "delete", "gap"}:
+                await self._reach(number)
                 return
-            await asyncio.sleep(self._quiet_until - time.monotonic())
+            await self._calm()
         started = time.monotonic()
         self._names = await self._read_names()
         await self._rebuild()
-        self._change = number
+        await self._reach(number)
         self._quiet_until = time.monotonic() + max(CALM_S, RELOAD_SHARE * (time.monotonic() - started))
         if not self._loaded.is_set():
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._values_read.wait(), FIRST_VALUES_S)
             self._loaded.set()
+
+    async def _calm(self) -> None:
+        """Let documents that are published together cost one reload, unless somebody waits for it."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, self._quiet_until - time.monotonic())), self._progress:
+                await self._progress.wait_for(lambda: self._awaited > (self._change or 0))
+
+    async def _reach(self, number: int) -> None:
+        async with self._progress:
+            self._change = number
+            self._progress.notify_all()
 
     async def _follow_sources(self) -> None:
         """Wait until the sources have changed or it is time to look, and read the names of those that are due."""
@@ -273,6 +323,10 @@ class Entities:
     def _swap(self, names: Iterable[EntityName], values: Iterable[SourceValue]) -> None:
         # One assignment, seen whole or not at all; made in this thread so that the old automata are freed in it too.
         self._phrases = Phrases(names, values, min_chars=self._settings.min_name_chars)
+
+
+def _entity_id(name: EntityName) -> int:
+    return name.entity_id
 
 
 def _find_all(phrases: Phrases, texts: list[str]) -> list[tuple[LinkedEntity, ...]]:

@@ -4,6 +4,7 @@
     ├── InvalidInput            the caller must change something
     │   ├── EmptyFile  NotAPdf  TruncatedPdf  EncryptedPdf  DocumentTooLarge
     │   ├── QuestionTooLong
+    │   ├── KeyReused           an idempotency key that stands for another upload
     │   └── MalformedRequest
     ├── NotFound                the thing named does not exist (or is not yours)
     │   └── UnknownCollection  UnknownDocument  UnknownJob  UnknownPage  UnknownSource
@@ -11,7 +12,8 @@
     │   └── StaleLease          a worker lost its job to another one
     ├── DeadlineExceeded        the budget of a call is used up
     ├── Unavailable             try again: a role is restarting or not filled yet
-    │   └── Overloaded          try again later: a bound was reached
+    │   ├── Overloaded          try again later: a bound was reached
+    │   └── FileGone            a deletion took the file of an upload that was being taken in
     ├── ReadingFailed           a page or a document could not be read
     ├── FetchFailed             what a URL leads to could not be had
     └── Refused                 policy says no (a write on a read-only source, a path outside its root,
@@ -93,6 +95,12 @@ class QuestionTooLong(InvalidInput):
     code = "question_too_long"
 
 
+class KeyReused(InvalidInput):
+    """The idempotency key was used for another request."""
+
+    code = "idempotency_key_reused"
+
+
 class MalformedRequest(InvalidInput):
     """The body is not what its content type promises."""
 
@@ -170,6 +178,12 @@ class Overloaded(Unavailable):
 
     code = "overloaded"
     http_status = 429
+
+
+class FileGone(Unavailable):
+    """The bytes of an upload are not in the blob store (any more): put them there again."""
+
+    code = "file_gone"
 
 
 class ReadingFailed(GatherumError):

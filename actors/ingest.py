@@ -14,14 +14,22 @@ import random
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from actors.deadline import Deadline
-from actors.errors import GatherumError, InvalidInput, NotFound, ReadingFailed, Refused, StaleLease, Unavailable
-from actors.messages import Health, Lease
-from actors.store.blobs import blob_path
-from actors.store.jobs import backoff
+from actors.errors import (
+    DeadlineExceeded,
+    GatherumError,
+    InvalidInput,
+    NotFound,
+    ReadingFailed,
+    Refused,
+    StaleLease,
+    Unavailable,
+)
+from actors.messages import Health, Lease, Page, PageReading, Words
+from actors.store.blobs import Blobs
+from actors.store.lifecycle import backoff
 from config import logs
 from config.settings import IngestSettings
 
@@ -41,6 +49,12 @@ CALL_S = 30.0
 FAREWELL_S = 5.0
 """Budget for giving a job back when stopping, s."""
 
+CLOCK_SLACK_S = 1.0
+"""By which another process may find a deadline past before this one does, s."""
+
+REREADS = 100
+"""Readings with a newer pipeline that are queued at once: enough to keep every worker busy until the next look."""
+
 
 class Ingest:
     """Works through the jobs of the store.
@@ -49,7 +63,7 @@ class Ingest:
         settings: its section.
         database: the Database role.
         pdf: the Pdf role.
-        blob_dir: folder of the content-addressed files.
+        blobs: the files.
         document_timeout_s: budget of one attempt at a document, s.
         dice: decides the jitter of pauses.
         sleep: waits for so many seconds.
@@ -64,7 +78,7 @@ class Ingest:
         database: Database,
         pdf: Pdf,
         *,
-        blob_dir: Path,
+        blobs: Blobs,
         document_timeout_s: float,
         dice: random.Random | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -72,28 +86,33 @@ class Ingest:
         self._settings = settings
         self._database = database
         self._pdf = pdf
-        self._blob_dir = blob_dir
+        self._blobs = blobs
         self._document_timeout_s = document_timeout_s
         self._dice = dice or random.Random()  # noqa: S311 -- no secret depends on it
         self._sleep = sleep
         self._work = asyncio.Event()
         self._looking = asyncio.Lock()
         self._loops: list[asyncio.Task[None]] = []
+        self._tending: asyncio.Task[None] | None = None
         self._busy: dict[str, str] = {}
 
     async def start(self) -> None:
-        """Start the workers."""
+        """Start the workers, and the upkeep of the store."""
         # The store keeps it with the job, for whoever asks which process has it.
         names = [f"{socket.gethostname()}:{os.getpid()}:{number}" for number in range(self._settings.workers)]
         self._loops = [asyncio.create_task(self._loop(name), name=f"ingest {name}") for name in names]
+        self._tending = asyncio.create_task(self._tend(), name="ingest upkeep")
 
     async def stop(self) -> None:
         """Stop the workers; jobs under way are given back, with the pages committed so far."""
-        loops, self._loops = self._loops, []
-        for loop in loops:
-            loop.cancel()
-        if loops:
-            await asyncio.wait(loops)
+        tasks, self._loops = self._loops, []
+        if self._tending is not None:
+            tasks.append(self._tending)
+            self._tending = None
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
 
     async def drain(self, *, deadline: Deadline) -> None:
         """`stop` for a caller elsewhere, who waits only so long."""
@@ -142,6 +161,23 @@ class Ingest:
                     # Spread, or the replicas would all ask at the same moments.
                     async with asyncio.timeout(self._settings.poll_s * self._dice.uniform(0.5, 1.0)):
                         await self._work.wait()
+
+    async def _tend(self) -> None:
+        """See to what nobody asks for, for ever; see `Database.tend`."""
+        while True:
+            pause = self._settings.upkeep_s
+            try:
+                done = await self._database.tend(REREADS, deadline=Deadline.after(CALL_S))
+            except Exception as error:  # noqa: BLE001 -- whatever it is, it can wait
+                logs.get().warning("upkeep_waits", **_described(error))
+            else:
+                if done.queued or done.pages or done.keys:
+                    logs.get().info("store_tended", rereads=done.queued, pages=done.pages, keys=done.keys)
+                if done.queued:
+                    self._work.set()
+                    # There may be more of them than are queued at once: they are to follow as these are read.
+                    pause = min(pause, self._settings.poll_s)
+            await self._sleep(pause)
 
     async def _attend(self, worker: str, lease: Lease) -> None:
         """See one lease through: read, and whatever comes of it, say so to the store."""
@@ -194,23 +230,16 @@ class Ingest:
     async def _read(self, lease: Lease) -> int:
         """Read what is missing, range by range, and publish. A role that is away is waited for; see `STALLED_TRIES`."""
         deadline = Deadline.after(self._document_timeout_s)
-        path = str(blob_path(self._blob_dir, lease.sha256))
         missing = set(lease.missing)
         stalled = 0
         while True:
+            left = len(missing)
             try:
                 if missing:
-                    ranges = self._pdf.read(path, sorted(missing), enrich=True, deadline=deadline)
-                    async with _closing(ranges):
-                        async for part in ranges:
-                            await self._database.commit_pages(
-                                lease.job_id, lease.fence, part.readings, deadline=deadline.within(CALL_S)
-                            )
-                            missing.difference_update(part.pages)
-                            stalled = 0
+                    await self._read_pages(lease, missing, deadline)
                 change = await self._database.publish(lease.job_id, lease.fence, deadline=Deadline.after(CALL_S))
             except Unavailable as error:
-                stalled += 1
+                stalled = 1 if len(missing) < left else stalled + 1
                 if stalled >= STALLED_TRIES or deadline.expired:
                     raise
                 pause = backoff(self._settings.retry_base_s, stalled, self._dice)
@@ -218,6 +247,36 @@ class Ingest:
                 await self._sleep(pause)
             else:
                 return change.number
+
+    async def _read_pages(self, lease: Lease, missing: set[int], deadline: Deadline) -> None:
+        """Read and commit pages; those that are in leave `missing`.
+
+        When the time of the last attempt is used up, the pages that are left are marked as unread, so that the others
+        can be published. Not if there are no others: that document has failed.
+        """
+        try:
+            async with (
+                self._blobs.local(lease.sha256) as path,
+                _closing(self._pdf.read(str(path), sorted(missing), enrich=True, deadline=deadline)) as ranges,
+            ):
+                async for part in ranges:
+                    await self._database.commit_pages(
+                        lease.job_id, lease.fence, part.readings, deadline=deadline.within(CALL_S)
+                    )
+                    missing.difference_update(part.pages)
+        except DeadlineExceeded:
+            if deadline.remaining() > CLOCK_SLACK_S:
+                raise  # one slow call to the store
+            limit = f"within the time limit of a document, {self._document_timeout_s:g} s an attempt."
+            if not lease.last or len(missing) == lease.pages:
+                raise DeadlineExceeded(f"{len(missing)} of {lease.pages} pages were not read {limit}") from None
+            logs.get().warning("pages_given_up", pages=len(missing), attempt=lease.attempt)
+            unread = tuple(
+                PageReading(Page(number, 0.0, 0.0, "", Words(), error=f"It was not read {limit}"))
+                for number in sorted(missing)
+            )
+            await self._database.commit_pages(lease.job_id, lease.fence, unread, deadline=Deadline.after(CALL_S))
+            missing.clear()
 
     async def _beat(self, lease: Lease) -> None:
         """Keep the lease alive until it is lost."""
@@ -255,10 +314,10 @@ class Ingest:
 
 
 @contextlib.asynccontextmanager
-async def _closing(stream: AsyncIterator[Any]) -> AsyncIterator[None]:
+async def _closing(stream: AsyncIterator[Any]) -> AsyncIterator[AsyncIterator[Any]]:
     """Close a generator that was left early now, so that what it has under way is cancelled now."""
     try:
-        yield
+        yield stream
     finally:
         close = getattr(stream, "aclose", None)
         if close is not None:

@@ -140,11 +140,21 @@ class PageImage:
         box: where it stands.
         width: of its own grid, pixels.
         height: of its own grid, pixels.
+        media_type: of `data`.
+        data: the file as the PDF holds it, or a PNG; only where the bytes were asked for.
+        sha256: of the file, hex.
+        omitted: why there are no bytes though they were asked for: `repeated` (they are those of an image before it,
+            with the same `sha256`), `size` (the document's images are too large together), `pixels` (it is too large
+            itself) or `damaged`.
     """
 
     box: Box
     width: int
     height: int
+    media_type: str = ""
+    data: bytes = b""
+    sha256: str = ""
+    omitted: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -348,6 +358,7 @@ class Passage:
         words: spans relative to `start`, with boxes; not part of the JSON form, which has `boxes` instead.
         score: of the fused ranking, higher is better.
         scores: per index, e.g. `{"lexical": 7.1}`.
+        kind: of the chunk; not part of the JSON form.
     """
 
     document_id: str
@@ -360,6 +371,7 @@ class Passage:
     words: Words
     score: float
     scores: dict[str, float]
+    kind: ChunkKind = "text"
 
     @property
     def boxes(self) -> tuple[Box, ...]:
@@ -504,6 +516,8 @@ class Upload:
         collection: name.
         info: what the PDF says of itself.
         metadata: the client's own, a flat JSON object.
+        priority: of its reading, -100 to 100; higher goes first.
+        idempotency_key: the client's name for this upload, so that it can be repeated; empty for none.
     """
 
     sha256: str
@@ -512,6 +526,8 @@ class Upload:
     collection: str
     info: DocumentInfo
     metadata: dict[str, Any] = field(default_factory=dict)
+    priority: int = 0
+    idempotency_key: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -544,6 +560,11 @@ class Job:
 
     Attributes:
         change: number of the change that published the document; None before.
+        collection: of the document.
+        filename: of the document.
+        priority: -100 to 100; higher goes first.
+        pages_per_s: mean of the attempt under way, or of the last one; None before its first page.
+        eta_s: seconds until all pages are read; None while nobody can tell, as before it is begun.
     """
 
     job_id: str
@@ -556,6 +577,11 @@ class Job:
     change: int | None
     created_at: str
     updated_at: str
+    collection: str
+    filename: str
+    priority: int
+    pages_per_s: float | None
+    eta_s: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -565,6 +591,7 @@ class Lease:
     Attributes:
         fence: grows at every claim; a commit names it, and is refused if it has moved on.
         attempt: this attempt's number, from 1.
+        last: whether there is none after it.
         missing: pages not yet committed, from 1, ascending.
     """
 
@@ -574,8 +601,24 @@ class Lease:
     collection: str
     fence: int
     attempt: int
+    last: bool
     pages: int
     missing: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Tended:
+    """What the upkeep of the store has done.
+
+    Attributes:
+        queued: documents of an older pipeline that were queued to be read again.
+        pages: removed with readings that were superseded.
+        keys: idempotency keys forgotten.
+    """
+
+    queued: int
+    pages: int
+    keys: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -584,30 +627,76 @@ class Change:
 
     Attributes:
         number: gap-free, ascending.
-        kind: `publish` or `delete` a document, `collection` (created), or `sources` (SQL sources changed).
-        document_id: empty for `sources`.
-        collection: empty for `sources`.
+        kind: `publish` or `delete` a document, `collection` (created), `drop` (a collection), `sources` (SQL sources
+            changed), or `gap` (an entry was lost, and `gatherum doctor` put this one in its place).
+        document_id: empty where it is about none.
+        collection: empty where it is about none.
     """
 
     number: int
-    kind: Literal["publish", "delete", "collection", "sources"]
+    kind: Literal["publish", "delete", "collection", "drop", "sources", "gap"]
     document_id: str = ""
     collection: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Removed:
-    """What a deletion removed, counted per store."""
+    """What a deletion removed: rows of each table, then files.
 
-    document_id: str
-    documents: int
-    jobs: int
-    pages: int
-    chunks: int
-    mentions: int
-    blobs: int
-    indexed_chunks: int
-    change: int
+    Attributes:
+        entities: that nothing else mentions.
+        blobs: files that no other document is.
+        bytes: of those.
+        change: number of the change that tells the indexes.
+    """
+
+    documents: int = 0
+    jobs: int = 0
+    idempotency_keys: int = 0
+    pages: int = 0
+    chunks: int = 0
+    mentions: int = 0
+    entities: int = 0
+    blobs: int = 0
+    bytes: int = 0
+    change: int = 0
+
+    def __add__(self, other: Removed) -> Removed:
+        counts = {name: getattr(self, name) + getattr(other, name) for name in self.__slots__ if name != "change"}
+        return Removed(**counts, change=max(self.change, other.change))
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that is not as it should be.
+
+    Attributes:
+        check: which check found it.
+        subject: what it is about: an id, an address, a replica.
+        what: what is wrong, in a sentence.
+        repair: what a repair does; empty where none can, and `what` says what helps.
+        repaired: whether it was done.
+    """
+
+    check: str
+    subject: str
+    what: str
+    repair: str = ""
+    repaired: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """What one step of an examination has found.
+
+    Attributes:
+        looked_at: how many things.
+        next: where the check goes on; None at its end.
+    """
+
+    findings: tuple[Finding, ...]
+    looked_at: int
+    next: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,9 @@
 Pages are read in tasks, not in the actor, because a PDF is hostile input: MuPDF may crash, hang or eat memory, and a
 task takes only its own process down. The actor sees small reports; the pages themselves go from the task to whoever
 needs them as object references. Text layers are read in long ranges first; pages that turn out to need optical
-recognition, a thousand times slower, are dealt out again in short ranges so that they spread over all cores.
+recognition, a thousand times slower, are dealt out again in short ranges so that they spread over all cores. Where
+chunks are wanted of a document that is scanned, a dozen of its pages come before all others, and are cut into chunks
+when all of them are in: only together do they show what is a running head.
 """
 
 from __future__ import annotations
@@ -13,8 +15,8 @@ import functools
 import os
 import socket
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator, Sequence
+from contextlib import ExitStack, aclosing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
@@ -41,16 +43,18 @@ from actors.errors import (
 from actors.gate import Gate
 from actors.messages import Box, DocumentInfo, Health, Mention, Page, PageRange, PageReading, Words
 from actors.reading import limits
-from actors.reading.ranges import Range, after_failure, ingest_width, split, split_scanned
+from actors.reading.ranges import Range, after_failure, ingest_width, quick_size, split, split_scanned
 from config import logs
 from config.settings import EntitiesSettings, LogSettings, PdfSettings
 
 if TYPE_CHECKING:
     import pymupdf
 
+    from actors.reading.furniture import Margins
     from actors.reading.survey import Survey
     from actors.reading.triage import Why
 
+T = TypeVar("T")
 Task = TypeVar("Task", bound=Callable[..., Any])
 
 AHEAD: Final = 2  # ranges in flight for each that can run, so that no core waits for the consumer of the last one
@@ -71,11 +75,13 @@ class Report:
         done: pages among its readings.
         scanned: pages it left, each with what is wrong with its text: they need optical recognition.
         chars: length of the text read.
+        margins: of the pages that were recognised: what they tell of heads and feet.
     """
 
     done: tuple[int, ...]
     scanned: tuple[tuple[int, Why], ...] = ()
     chars: int = 0
+    margins: tuple[Margins, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +106,7 @@ class Setup:
         logs: level and format.
         context: values bound to every log line, such as the request's id.
         details: whether links, images and tables are wanted.
+        images: whether the bytes of images are wanted too.
         survey: what the chunks of a page need to know of the rest of the document; None where that is unknown.
     """
 
@@ -108,6 +115,7 @@ class Setup:
     logs: LogSettings
     context: dict[str, Any]
     details: bool = False
+    images: bool = False
     survey: Survey | None = None
 
 
@@ -154,7 +162,7 @@ def read_range(path: str, part: Range, setup: Setup) -> tuple[Report, tuple[Page
     Raises:
         EncryptedPdf, DocumentTooLarge, ReadingFailed, UnknownPage: the range cannot be read.
     """
-    from actors.reading import pages
+    from actors.reading import furniture, pages
 
     settings = setup.settings
     found: list[Page] = []
@@ -191,12 +199,37 @@ def read_range(path: str, part: Range, setup: Setup) -> tuple[Report, tuple[Page
                 with limits.clock(settings.page_timeout_s):
                     page = tables.with_tables(document, page)
                     found[index] = structure.detailed(document, page) if setup.details else page
+        if setup.images:
+            from actors.reading import images
+            from actors.reading.allowance import Allowance
+
+            allowance = Allowance(int(settings.max_images_mb * limits.MB))
+            for index, page in enumerate(found):
+                with limits.clock(settings.page_timeout_s):
+                    found[index] = images.with_bytes(document, page, allowance, settings.max_pixels)
         readings = tuple(map(PageReading, found))
         if setup.model:
             with limits.clock(settings.page_timeout_s * len(part.pages)):
                 readings = enrich(found, settings.chunk_tokens, setup.model, setup.survey)
     chars = sum(len(page.text) for page in found)
-    return Report(tuple(page.number for page in found), tuple(scanned), chars), readings
+    margins = tuple(map(furniture.margins, found)) if part.whys else ()
+    return Report(tuple(page.number for page in found), tuple(scanned), chars, margins), readings
+
+
+def enrich_range(
+    readings: Sequence[PageReading], pages: tuple[int, ...], setup: Setup
+) -> tuple[Report, tuple[PageReading, ...]]:
+    """Add chunks and mentions to pages that were read without; in a task of its own, as `read_range`.
+
+    Args:
+        readings: of some pages.
+        pages: those of them that are wanted.
+        setup: with a model.
+    """
+    settings = setup.settings
+    with limits.clock(settings.page_timeout_s * len(pages)):
+        found = [reading.page for reading in readings if reading.page.number in pages]
+        return Report(pages), enrich(found, settings.chunk_tokens, setup.model or "", setup.survey)
 
 
 def enrich(
@@ -211,7 +244,9 @@ def enrich(
     return tuple(
         PageReading(
             page,
-            chunking.chunk(page, chunk_tokens, furniture=survey.furniture, heading=survey.heading(page.number)),
+            chunking.chunk(
+                page, chunk_tokens, furniture=survey.furniture_of(page), heading=survey.heading(page.number)
+            ),
             tuple(Mention(m.text, m.label, m.start, m.end, page.number) for m in names),
         )
         for page, names in zip(found, named, strict=True)
@@ -222,8 +257,8 @@ def survey_file(path: str, setup: Setup) -> Survey:
     """`survey.survey` in a task."""
     from actors.reading.survey import survey
 
-    with _opened(path, setup) as document, limits.clock(setup.settings.page_timeout_s):
-        return survey(document)
+    with _opened(path, setup) as document:
+        return survey(document, setup.settings.page_timeout_s)
 
 
 def check_ocr(languages: tuple[str, ...]) -> None:
@@ -260,7 +295,7 @@ def _opened(path: str, setup: Setup) -> Iterator[pymupdf.Document]:
     limits.check_file(path, settings.max_file_mb)
     with ExitStack() as stack:
         with limits.clock(settings.page_timeout_s):
-            document = stack.enter_context(pages.opened(path))
+            document = stack.enter_context(pages.opened(path, coloured=setup.images))
             count = document.page_count
         if count > settings.max_pages:
             raise DocumentTooLarge(f"The PDF has {count:,} pages; the limit is {settings.max_pages:,}.")
@@ -297,6 +332,7 @@ class Pdf:
         calls = settings.task_max_calls
         heavy = ray.remote(num_cpus=settings.task_cpus, num_returns=2, max_calls=calls, max_retries=0)
         self._read_range: Any = heavy(confined(read_range))
+        self._enrich_range: Any = heavy(confined(enrich_range))
         # Without a CPU of their own, so that they never queue behind optical recognition.
         light = ray.remote(num_cpus=0, max_calls=calls, max_retries=0)
         self._inspect_file: Any = light(confined(inspect_file))
@@ -348,7 +384,14 @@ class Pdf:
         return png
 
     async def read(
-        self, path: str, pages: Sequence[int], *, enrich: bool, details: bool = False, deadline: Deadline
+        self,
+        path: str,
+        pages: Sequence[int],
+        *,
+        enrich: bool,
+        details: bool = False,
+        images: bool = False,
+        deadline: Deadline,
     ) -> AsyncIterator[PageRange]:
         """Read pages, yielding them as they are finished, in no particular order.
 
@@ -360,6 +403,7 @@ class Pdf:
             pages: numbers from 1.
             enrich: whether chunks and mentions are wanted too.
             details: whether the links, images and tables of pages are wanted too.
+            images: whether the bytes of those images are, up to `pdf.max_images_mb` of each task.
             deadline: of the whole reading; `pdf.document_timeout_s` is its limit in any case.
 
         Raises:
@@ -368,52 +412,96 @@ class Pdf:
         """
         deadline = deadline.within(self._settings.document_timeout_s)
         deadline.check("reading the document")
+        setup = replace(self._setup(self._model if enrich else None), details=details, images=images)
+        known = await self._survey(path, deadline) if enrich else None
+        gate = self._ingesting if enrich else None
+        wanted = set(pages)
         chars = 0
-        setup = replace(self._setup(self._model if enrich else None), details=details)
-        if enrich:
-            setup = replace(setup, survey=await self._survey(path, deadline))
-        waiting = deque(split(pages, self._settings.range_pages))
+        self._documents += 1
+        try:
+            if known and known.scanned:
+                # What repeats in their margins must be known before any is cut into chunks.
+                first = split_scanned(known.scanned, self._settings.scanned_range_pages)
+                async with aclosing(self._ranges(path, first, replace(setup, model=None), gate, deadline)) as found:
+                    held = [each async for each in found]
+                chars = sum(report.chars for report, _ in held)
+                known = known.with_scans(page for report, _ in held for page in report.margins)
+                async with aclosing(
+                    self._enriched(held, wanted, replace(setup, survey=known), gate, deadline)
+                ) as found:
+                    async for report, readings in found:
+                        yield PageRange(report.done, readings)
+                        wanted.difference_update(report.done)
+            size = self._settings.range_pages
+            if not (enrich or details or images):
+                size = quick_size(len(wanted), size, self._ahead(await asyncio.to_thread(_cluster_cpus)))
+            waiting = split(wanted, size)
+            async with aclosing(self._ranges(path, waiting, replace(setup, survey=known), gate, deadline)) as found:
+                async for report, readings in found:
+                    chars += report.chars
+                    limits.check_text(chars, self._settings.max_text_mb)
+                    if report.done:
+                        yield PageRange(report.done, readings)
+        finally:
+            self._documents -= 1
+
+    async def _ranges(
+        self, path: str, ranges: Sequence[Range], setup: Setup, gate: Gate | None, deadline: Deadline
+    ) -> AsyncGenerator[tuple[Report, Any]]:
+        """Read ranges, and what follows from them: pages that need recognition, and second chances."""
+        waiting = deque(ranges)
         running: dict[asyncio.Task[tuple[Report, Any] | Failure], Range] = {}
         cpus = await asyncio.to_thread(_cluster_cpus)
-        width = AHEAD * max(1, int(cpus / self._settings.task_cpus))
-        gate = None
-        if enrich:
-            gate = self._ingesting
+        width = self._ahead(cpus)
+        if gate:
             gate.widen(ingest_width(cpus, self._ingest_cpus, self._settings.task_cpus, self._settings.replicas))
-        self._documents += 1
         try:
             while waiting or running:
                 while waiting and len(running) < width:
                     part = waiting.popleft()
                     running[asyncio.create_task(self._run_range(path, part, setup, gate))] = part
-                finished, _ = await asyncio.wait(
-                    running, timeout=deadline.remaining(), return_when=asyncio.FIRST_COMPLETED
-                )
-                if not finished:
-                    raise DeadlineExceeded("Reading the document did not finish in time.")
-                for task in finished:
+                for task in await _some(running, deadline):
                     part = running.pop(task)
                     outcome = task.result()
                     if isinstance(outcome, Failure):
                         again = after_failure(part)
                         waiting.extend(again)
                         for number in () if again else part.pages:
-                            yield PageRange((number,), (_unreadable(number, outcome.reason),))
+                            yield Report((number,)), (_unreadable(number, outcome.reason),)
                         continue
                     report, readings = outcome
-                    chars += report.chars
-                    if chars > self._settings.max_text_mb * limits.MB:
-                        raise DocumentTooLarge(
-                            f"The text of the PDF is longer than {self._settings.max_text_mb:g} million characters."
-                        )
                     waiting.extend(split_scanned(report.scanned, self._settings.scanned_range_pages))
-                    if report.done:
-                        yield PageRange(report.done, readings)
+                    yield report, readings
         finally:
-            self._documents -= 1
-            for task in running:
-                task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
+            await _end(running)
+
+    async def _enriched(
+        self,
+        held: Sequence[tuple[Report, Any]],
+        wanted: Collection[int],
+        setup: Setup,
+        gate: Gate | None,
+        deadline: Deadline,
+    ) -> AsyncGenerator[tuple[Report, Any]]:
+        """Pages that were read, with chunks and mentions. Where that fails they are not given: they are read again."""
+        parts = [(tuple(page for page in report.done if page in wanted), readings) for report, readings in held]
+        running = {
+            asyncio.create_task(self._attempt(self._enrich_range, readings, pages, setup, pages=pages, gate=gate))
+            for pages, readings in parts
+            if pages
+        }
+        try:
+            while running:
+                for task in await _some(running, deadline):
+                    running.remove(task)
+                    if not isinstance(outcome := task.result(), Failure):
+                        yield outcome
+        finally:
+            await _end(running)
+
+    def _ahead(self, cpus: float) -> int:
+        """Ranges in flight at once."""
+        return AHEAD * max(1, int(cpus / self._settings.task_cpus))
 
     def _setup(self, model: str | None) -> Setup:
         return Setup(self._settings, model, self._logs, structlog.contextvars.get_contextvars())
@@ -431,9 +519,15 @@ class Pdf:
         return survey
 
     async def _run_range(self, path: str, part: Range, setup: Setup, gate: Gate | None) -> tuple[Report, Any] | Failure:
+        return await self._attempt(self._read_range, path, part, setup, pages=part.pages, gate=gate)
+
+    async def _attempt(
+        self, work: Any, *args: Any, pages: tuple[int, ...], gate: Gate | None
+    ) -> tuple[Report, Any] | Failure:
+        """Run a task of two results for some pages: what it did, and a reference to their readings."""
         try:
             async with gate.passed() if gate else nullcontext():
-                report, readings = self._read_range.remote(path, part, setup)
+                report, readings = work.remote(*args)
                 return await _outcome(report), readings
         except (InvalidInput, NotFound):
             # Of the document, not of these pages.
@@ -441,7 +535,7 @@ class Pdf:
         except ReadingFailed as error:
             return Failure(error.detail)
         except PROCESS_DIED as error:
-            logs.get().warning("page_task_died", pages=part.pages, retry=part.retry, error=type(error).__name__)
+            logs.get().warning("page_task_died", pages=pages, error=type(error).__name__)
             return Failure(f"The reader crashed on it or needed more than {self._settings.page_timeout_s:g} s.")
 
     async def _run_light(self, task: Any, path: str, *args: Any, what: str, deadline: Deadline) -> Any:
@@ -458,6 +552,24 @@ class Pdf:
 def _cluster_cpus() -> float:
     """Asks Ray each time, for the cluster grows and shrinks."""
     return float(ray.cluster_resources().get("CPU", 1.0))
+
+
+async def _some(running: Collection[asyncio.Task[T]], deadline: Deadline) -> set[asyncio.Task[T]]:
+    """Those that are done first.
+
+    Raises:
+        DeadlineExceeded: none is in time.
+    """
+    finished, _ = await asyncio.wait(running, timeout=deadline.remaining(), return_when=asyncio.FIRST_COMPLETED)
+    if not finished:
+        raise DeadlineExceeded("Reading the document did not finish in time.")
+    return finished
+
+
+async def _end(running: Collection[asyncio.Task[Any]]) -> None:
+    for task in running:
+        task.cancel()
+    await asyncio.gather(*running, return_exceptions=True)
 
 
 async def _outcome(ref: Any) -> Any:

@@ -57,7 +57,7 @@ class Retriever:
     """
 
     ROLE: ClassVar[str] = "retrieval"
-    IDEMPOTENT: ClassVar[frozenset[str]] = frozenset({"search_many", "caught_up", "chunks_of", "health"})
+    IDEMPOTENT: ClassVar[frozenset[str]] = frozenset({"search_many", "caught_up", "chunks_of", "contents", "health"})
 
     def __init__(
         self,
@@ -147,9 +147,18 @@ class Retriever:
         """
         await deadline.run(self._until(lambda: self._filled and self._change >= change), "Following the change log")
 
-    async def chunks_of(self, document_id: str, *, deadline: Deadline) -> int:
-        """Chunks of a document in the indexes now; 0 where it is not in them."""
-        return self._shelf.chunks_of(document_id)
+    async def chunks_of(self, document_ids: list[str], *, deadline: Deadline) -> int:
+        """Chunks of documents in the indexes now, all told."""
+        return sum(map(self._shelf.chunks_of, document_ids))
+
+    async def contents(self, after: str, limit: int, *, deadline: Deadline) -> list[tuple[str, int]]:
+        """Up to `limit` documents past the id `after` in the indexes now, in order, each with its number of chunks.
+
+        Raises:
+            Unavailable: the index is still being filled when the time is up.
+        """
+        await self._when_filled(deadline)
+        return await asyncio.to_thread(self._shelf.contents, after, limit)
 
     # --- searching ---
 
@@ -256,7 +265,11 @@ class Retriever:
                 await self._write(self._shelf.put, document)
         if latest:
             await self._write(self._shelf.commit)
-        self._collections.update(change.collection for change in changes if change.collection)
+        for change in changes:
+            if change.kind == "drop":
+                self._collections.discard(change.collection)
+            elif change.collection:
+                self._collections.add(change.collection)
         self._change = changes[-1].number
         self._log.debug("index_followed", change=self._change, **self._size())
 

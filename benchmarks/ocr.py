@@ -24,14 +24,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import ray
-from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
 from actors.deadline import Deadline
 from actors.messages import Page, PageReading
 from actors.pdf import NICENESS, Pdf
-from actors.reading.mupdf import pymupdf
+from benchmarks.reading import scanned
 from config.settings import load
 
 CPUS = 2
@@ -187,17 +186,6 @@ def read(role: Pdf, path: Path, numbers: list[int]) -> list[Page]:
         return sorted(found, key=lambda page: page.number)
 
     return asyncio.run(run())
-
-
-def scanned(images: list[Path], path: Path) -> None:
-    """A PDF with an image a page, at 300 dpi."""
-    with pymupdf.open() as document:
-        for name in images:
-            with Image.open(name) as image:
-                width, height = (side * 72 / 300 for side in image.size)
-            page = document.new_page(width=width, height=height)
-            page.insert_image(page.rect, filename=str(name))
-        document.save(path)
 
 
 def text(path: Path) -> str:

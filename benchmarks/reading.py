@@ -2,6 +2,7 @@
 
 Text PDFs are read as they are, several at once as the ingest reads them, and put together as one long document;
 scanned pages as one document. Each figure has its ratio to PyMuPDF's or Tesseract's own, measured in the same run.
+Text is read on one core as well, for what the second adds; that ratio says something on an idle machine only.
 
     python -m benchmarks.reading --out reading.json
 """
@@ -15,8 +16,10 @@ import os
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,10 +75,9 @@ def main() -> None:
     given = parser.parse_args()
     data = Path(os.environ.get("GATHERUM_DATA", Path(__file__).parents[2] / "shared" / "data"))
     groups: dict[str, list[Row]] = {}
-    ray.init(address="local", num_cpus=CPUS, include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False)
-    try:
-        with tempfile.TemporaryDirectory(prefix="gatherum-bench-") as scratch:
-            settings = load()
+    settings = load()
+    with tempfile.TemporaryDirectory(prefix="gatherum-bench-") as scratch:
+        with cores(CPUS):
             role = Pdf(settings.pdf, settings.entities, settings.logs)
             if documents := text_documents(data / "pdf"):
                 groups["text"] = text(role, documents, Path(scratch), given.repeat)
@@ -85,8 +87,8 @@ def main() -> None:
                 groups["scans"] = scans(role, images, Path(scratch), settings)
             else:
                 console.print(f"Scans skipped: there are none in {data / 'ocr'}. Say where with GATHERUM_DATA.")
-    finally:
-        ray.shutdown()
+        if documents:
+            groups["text, by cores"] = scaling(documents, Path(scratch), settings, given.repeat)
     for name, rows in groups.items():
         console.print(table(name, rows))
     if given.out:
@@ -130,6 +132,36 @@ def text(role: Pdf, documents: list[Document], scratch: Path, repeat: int) -> li
         ours("Pdf.read, one document, text and boxes", long, whole, enrich=False),
         ours("Pdf.read, one document, also chunks and names", long, whole, enrich=True),
     ]
+
+
+def scaling(documents: list[Document], scratch: Path, settings: Settings, repeat: int) -> list[Row]:
+    """The role over the files and over a document of 1,200 pages or so, on one core and on two."""
+    long = [merged(documents * 4, scratch / "longer.pdf")]
+    rows: list[Row] = []
+    for what, those in (("the files", documents), ("one document", long)):
+        count = sum(pages for _, pages in those)
+        one: Row | None = None
+        for cpus in range(1, CPUS + 1):
+            with cores(cpus):
+                role = Pdf(settings.pdf, settings.entities, settings.logs)
+                run = partial(_read_text, role, those)
+                run()
+                row = measured(f"{what}, cores: {cpus}", count, run, repeat, one)
+            one = one or row
+            rows.append(row)
+    return rows
+
+
+@contextmanager
+def cores(count: int) -> Iterator[None]:
+    """A cluster of this machine that runs so many page tasks at once."""
+    ray.init(
+        address="local", num_cpus=count, include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False
+    )
+    try:
+        yield
+    finally:
+        ray.shutdown()
 
 
 def scans(role: Pdf, images: list[Path], scratch: Path, settings: Settings) -> list[Row]:
@@ -179,8 +211,13 @@ async def read(role: Pdf, documents: list[Document], *, enrich: bool) -> None:
             group.create_task(one(path, count))
 
 
+def _read_text(role: Pdf, documents: list[Document]) -> None:
+    asyncio.run(read(role, documents, enrich=False))
+
+
 def extract(documents: list[Document]) -> None:
-    """PyMuPDF's own plain text of every page."""
+    """PyMuPDF's own plain text of every page, with the colour profiles that `pages.opened` sets aside."""
+    pymupdf.TOOLS.set_icc(True)
     for path, _ in documents:
         with pymupdf.open(path) as document:
             for page in document:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import ssl
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_network
@@ -64,6 +65,7 @@ class ApiSettings(Section):
     batch_size: int = Field(ge=1, description="Most questions that travel to the orchestrator together.")
     batch_wait_ms: float = Field(ge=0, description="How long a question waits for company, ms.")
     batches_in_flight: int = Field(ge=1, description="Batches under way at once per replica.")
+    max_event_streams: int = Field(ge=1, description="Clients that follow jobs at once per replica; more get a 429.")
 
 
 class OrchestratorSettings(Section):
@@ -99,7 +101,9 @@ class PdfSettings(Section):
     """`actors/pdf.py` and the page tasks."""
 
     replicas: int = Field(ge=1, description="Processes that direct page tasks.")
-    range_pages: int = Field(ge=1, description="Pages read by one task.")
+    range_pages: int = Field(
+        ge=1, description="Pages read by one task; up to four times as many where only text is wanted."
+    )
     scanned_range_pages: int = Field(ge=1, description="Pages read by one task where they need OCR.")
     task_cpus: float = Field(gt=0, description="CPUs Ray sets aside for a page task.")
     task_max_calls: int = Field(ge=2, description="Tasks after which a worker process is replaced.")
@@ -114,6 +118,9 @@ class PdfSettings(Section):
     max_file_mb: float = Field(gt=0, description="Largest file opened, MB (10^6 bytes).")
     max_pages: int = Field(ge=1, description="Largest document accepted, pages.")
     max_text_mb: float = Field(gt=0, description="Longest text taken from one document, millions of characters.")
+    max_images_mb: float = Field(
+        gt=0, description="Bytes of images that one document gives to whoever asks for them, MB (10^6 bytes)."
+    )
     ocr_dpi: int = Field(ge=72, le=1200, description="Finest resolution scanned pages are drawn at.")
     ocr_languages: tuple[str, ...] = Field(min_length=1, description="Tesseract language codes.")
     max_pixels: int = Field(ge=1_000_000, description="Largest rendering of a page, pixels.")
@@ -124,8 +131,27 @@ class DatabaseSettings(Section):
     """`actors/database.py`: the store."""
 
     url: str = Field(description="SQLAlchemy URL of the store; empty for SQLite in the data directory.")
-    busy_timeout_s: float = Field(gt=0, description="How long SQLite waits for a lock, s.")
+    readers: int = Field(ge=1, description="Connections for reading.")
+    writers: int = Field(ge=1, description="Connections for writing; SQLite has one, whatever this says.")
+    recycle_s: float = Field(gt=0, description="Age at which a connection is replaced before its next use, s.")
+    busy_timeout_s: float = Field(gt=0, description="How long the database waits for a lock, s.")
     statement_timeout_s: float = Field(gt=0, description="Budget of one unit of work, s.")
+    retry_s: float = Field(
+        ge=0, description="How long a unit of work is tried again after errors that pass, such as a lost connection, s."
+    )
+
+
+class BlobSettings(Section):
+    """The files (`actors/store/blobs.py`)."""
+
+    url: str = Field(
+        description="Where they are kept: empty for the data directory, `file:///folder` for a share that every node "
+        "has mounted there, `s3://bucket/prefix`. Credentials come from the environment (`AWS_ACCESS_KEY_ID` …)."
+    )
+    endpoint: str = Field(description="URL of the S3 service; empty for AWS_ENDPOINT_URL, else Amazon's.")
+    cache_mb: int = Field(ge=1, description="Copies of files of a bucket kept on each node, MB; those in use stay.")
+    grace_s: float = Field(ge=0, description="Age from which a file that belongs to no document is swept, s.")
+    sweep_s: float = Field(gt=0, description="Time between two sweeps for files that a crash has left behind, s.")
 
 
 class IngestSettings(Section):
@@ -137,6 +163,9 @@ class IngestSettings(Section):
     poll_s: float = Field(gt=0, description="Longest wait for a new job, s.")
     max_attempts: int = Field(ge=1, description="Attempts before a job is given up.")
     retry_base_s: float = Field(ge=0, description="First pause before a failed job is tried again, s; doubles.")
+    upkeep_s: float = Field(
+        gt=0, description="Time between two looks for documents to be read again with a newer pipeline, s."
+    )
     cpus: float = Field(
         ge=0,
         description="CPUs of the cluster that its page tasks may use at once; 0 leaves one to questions where there "
@@ -161,6 +190,10 @@ class EgressSettings(Section):
         description="What is open besides the public internet: `host`, `host:port`, an address, or a network in CIDR "
         "notation. The addresses of a host named here are not vetted."
     )
+    ca_file: str = Field(
+        description="PEM file of certificate authorities trusted besides those of certifi and the system, such as an "
+        "intranet's own; empty for none."
+    )
     timeout_s: float = Field(gt=0, description="Budget of fetching one file, redirects included, s.")
     max_fetches: int = Field(ge=1, description="Files fetched at once per replica; more get a 429.")
 
@@ -177,6 +210,17 @@ class EgressSettings(Section):
                         f"{entry!r} is neither a host, nor host:port, nor a network such as 10.0.0.0/8"
                     ) from None
         return entries
+
+    @field_validator("ca_file")
+    @classmethod
+    def _holds_certificates(cls, path: str) -> str:
+        """At the start, as above: the first fetch over TLS may be days away."""
+        if path:
+            try:
+                ssl.create_default_context(cafile=path)
+            except (OSError, ssl.SSLError):
+                raise ValueError(f"{path!r} is not a readable file of certificates in PEM form") from None
+        return path
 
 
 class RaySettings(Section):
@@ -204,6 +248,7 @@ class Settings(Section):
     entities: EntitiesSettings
     pdf: PdfSettings
     database: DatabaseSettings
+    blobs: BlobSettings
     ingest: IngestSettings
     sources: SourcesSettings
     egress: EgressSettings
@@ -214,11 +259,6 @@ class Settings(Section):
     def database_url(self) -> str:
         """SQLAlchemy URL of the store, the embedded default filled in."""
         return self.database.url or f"sqlite+aiosqlite:///{self.data_dir / 'gatherum.db'}"
-
-    @property
-    def blob_dir(self) -> Path:
-        """Folder of the content-addressed files."""
-        return self.data_dir / "blobs"
 
 
 @dataclass(frozen=True, slots=True)

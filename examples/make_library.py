@@ -20,8 +20,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import pymupdf
 from PIL import Image, ImageChops, ImageFilter, ImageOps
+
+from actors.reading.mupdf import pymupdf
 
 FACTS: Final = Path(__file__).with_name("facts.toml")
 LIBRARY: Final = Path(__file__).with_name("library")

@@ -94,6 +94,8 @@ def _commands(name: str, command: Any) -> Iterator[tuple[str, Any]]:
     if not hasattr(command, "commands"):
         yield name, command
         return
+    if command.invoke_without_command:
+        yield name, command
     for child, inner in command.commands.items():
         yield from _commands(f"{name} {child}", inner)
 

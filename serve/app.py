@@ -18,6 +18,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from actors.errors import Overloaded
+from actors.store.blobs import open_blobs
 from config import logs
 from serve import problems
 from serve.fetch import Fetcher
@@ -43,8 +44,11 @@ def create_app(services: Services) -> FastAPI:
         license_info={"name": "AGPL-3.0-or-later", "identifier": "AGPL-3.0-or-later"},
     )
     app.state.services = services
+    app.state.blobs = open_blobs(services.settings.blobs, services.settings.data_dir)
     app.state.fetcher = Fetcher(services.settings.egress, services.settings.api)
     app.state.extractions = Turnstile(services.settings.api.max_extractions, "extractions")
+    app.state.event_streams = Turnstile(services.settings.api.max_event_streams, "event streams")
+    app.state.follower = jobs.follower(services)
     problems.install(app)
     for module in (ask, documents, extract, jobs, collections, sources, admin):
         app.include_router(module.router)

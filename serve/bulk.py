@@ -155,7 +155,7 @@ def _walk(folder: Path) -> Iterator[Path]:
                 yield Path(parent, name)
 
 
-async def ingest(client: AsyncClient, report: Report, *, collection: str) -> None:
+async def ingest(client: AsyncClient, report: Report, *, collection: str, priority: str = "normal") -> None:
     """Send every file of the report and follow it until it has been read.
 
     The report is kept up to date throughout, so it is right also when this is cancelled or raises.
@@ -168,7 +168,7 @@ async def ingest(client: AsyncClient, report: Report, *, collection: str) -> Non
 
     async def work() -> None:
         for outcome in unsent:
-            await _take(client, outcome, uploads, collection)
+            await _take(client, outcome, uploads, {"collection": collection, "priority": priority})
 
     try:
         async with asyncio.TaskGroup() as group:
@@ -180,13 +180,13 @@ async def ingest(client: AsyncClient, report: Report, *, collection: str) -> Non
         report.ended = time.monotonic()
 
 
-async def _take(client: AsyncClient, outcome: Outcome, uploads: asyncio.Semaphore, collection: str) -> None:
+async def _take(client: AsyncClient, outcome: Outcome, uploads: asyncio.Semaphore, how: dict[str, str]) -> None:
     try:
         async with uploads:
             if isinstance(outcome.path, Path):
-                receipt = await client.upload(outcome.path, collection=collection)
+                receipt = await client.upload(outcome.path, **how)
             else:
-                receipt = await client.upload_url(outcome.path, collection=collection)
+                receipt = await client.upload_url(outcome.path, **how)
         outcome.state = "accepted"
         outcome.document_id, outcome.job_id, outcome.duplicate = receipt.document_id, receipt.job_id, receipt.duplicate
         first = True

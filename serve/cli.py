@@ -31,6 +31,17 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
+class JobState(StrEnum):
+    """States that jobs are stored in."""
+
+    QUEUED = "queued"
+    READING = "reading"
+    DONE = "done"
+    PARTIAL = "partial"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
 class Form(StrEnum):
     """Forms that a reading is printed in."""
 
@@ -94,6 +105,10 @@ app = typer.Typer(
 )
 sources_app = typer.Typer(help="Register, list and remove SQL databases.", no_args_is_help=True)
 app.add_typer(sources_app, name="sources")
+jobs_app = typer.Typer(invoke_without_command=True)
+app.add_typer(jobs_app, name="jobs")
+db_app = typer.Typer(help="Upgrade, back up, restore and move the database.", no_args_is_help=True)
+app.add_typer(db_app, name="db")
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON value instead of tables.")]
 Url = Annotated[str | None, typer.Option(help="Where Gatherum serves; by default from api.host and api.port.")]
@@ -222,10 +237,16 @@ def ingest(
         typer.Argument(metavar="PATH...", help="PDFs, folders to look for *.pdf in, and URLs that the server fetches."),
     ],
     collection: Annotated[str, typer.Option(help="Collection the documents go to.")] = "default",
+    priority: Annotated[
+        str, typer.Option(help="low, normal, high, or -100 to 100: higher is read before what waits already.")
+    ] = "normal",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Send nothing; say what it would come to, by a look at some pages.")
+    ] = False,
     url: Url = None,
     as_json: Json = False,
 ) -> None:
-    """Read PDFs; exit code 1 if any of them failed."""
+    """Read PDFs; exit code 1 if any of them failed, or would be refused."""
     from serve import bulk, render
 
     try:
@@ -234,9 +255,13 @@ def ingest(
         _fail(str(error), 2)
     if not files:
         _fail("There are no PDFs in " + ", ".join(paths) + ".", 1)
+    if dry_run:
+        estimate = estimated(url, files, collection=collection, quiet=as_json)
+        _print(estimate, as_json, lambda: render.estimate(estimate))
+        raise typer.Exit(1 if estimate["refused"] else 0)
     report = bulk.Report([bulk.Outcome(file) for file in files])
     try:
-        interrupted = not ingest_shown(_url(url), report, collection=collection, quiet=as_json)
+        interrupted = not ingest_shown(_url(url), report, collection=collection, priority=priority, quiet=as_json)
         _print(report.to_json(), as_json, lambda: render.summary(report))
     finally:
         troubled = [*report.failures, *report.having("partial")]
@@ -253,7 +278,7 @@ def ingest(
         raise typer.Exit(1)
 
 
-def ingest_shown(url: str, report: Any, *, collection: str, quiet: bool) -> bool:
+def ingest_shown(url: str, report: Any, *, collection: str, quiet: bool, priority: str = "normal") -> bool:
     """Ingest with a progress bar; False if Ctrl-C cut it short."""
     from serve import bulk, render
     from serve.client import AsyncClient
@@ -262,7 +287,7 @@ def ingest_shown(url: str, report: Any, *, collection: str, quiet: bool) -> bool
         async with AsyncClient(url, patience_s=PATIENCE_S) as client:
             await client.version()
             async with render.progress(report, shown=not quiet and sys.stderr.isatty()):
-                await bulk.ingest(client, report, collection=collection)
+                await bulk.ingest(client, report, collection=collection, priority=priority)
 
     try:
         asyncio.run(run())
@@ -271,11 +296,98 @@ def ingest_shown(url: str, report: Any, *, collection: str, quiet: bool) -> bool
     return True
 
 
+def estimated(url: str | None, files: list[Path | str], *, collection: str, quiet: bool) -> dict[str, Any]:
+    """What ingesting the files would come to. The server is asked only for what it has; it need not be there."""
+    from config.settings import load
+    from serve import estimate, render
+    from serve.client import AsyncClient, ClientError
+
+    place, limits = _url(url), estimate.Limits.of(load())
+    paths = [file for file in files if isinstance(file, Path)]
+
+    async def run() -> dict[str, Any]:
+        known: set[str] | None = None
+        try:
+            async with AsyncClient(place) as client:
+                known = await client.known_hashes(collection)
+        except ClientError as error:
+            _note(f"Which files are known already could not be asked: {error}")
+        looks: list[estimate.Look] = []
+        async with render.counting(looks, len(paths), shown=not quiet and sys.stderr.isatty()):
+            await estimate.look_at_all(paths, limits, looks)
+        return estimate.summary(looks, known, urls=len(files) - len(paths))
+
+    return asyncio.run(run())
+
+
+@jobs_app.callback()
+def jobs(
+    context: typer.Context,
+    state: Annotated[
+        list[JobState] | None, typer.Option(help="Only jobs of this state; may be repeated. By default those to do.")
+    ] = None,
+    collection: Annotated[str | None, typer.Option(help="Only jobs of this collection.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="Most jobs of a state that are shown.")] = 20,
+    once: Annotated[bool, typer.Option("--once", help="Print the table once and end.")] = False,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Show what is being read and what waits, until Ctrl-C; once where the output is no terminal."""
+    if context.invoked_subcommand is not None:
+        return
+    from serve import render
+
+    states = [each.value for each in state or (JobState.READING, JobState.QUEUED)]
+    if as_json or once or not sys.stdout.isatty():
+        board = _with_client(url, lambda client: board_of(client, states, collection, limit))
+        _print(board, as_json, lambda: render.jobs(board))
+        return
+
+    async def watch(client: AsyncClient) -> None:
+        await render.keep_shown(lambda: board_of(client, states, collection, limit), render.jobs)
+
+    with contextlib.suppress(KeyboardInterrupt):
+        _with_client(url, watch)
+
+
+async def board_of(client: AsyncClient, states: list[str], collection: str | None, limit: int) -> dict[str, Any]:
+    """The jobs of each state, and how many there are in all: the JSON of `gatherum jobs --json`."""
+    items: list[dict[str, Any]] = []
+    complete = True
+    for state in states:
+        page = await client.jobs([state], collection=collection, limit=limit)
+        items += page["items"]
+        complete = complete and page["next"] is None
+    health = await client.health()
+    database = health["replicas"].get("database-0", {})
+    return {"items": items, "complete": complete, "counts": database.get("detail", {}).get("jobs", {})}
+
+
+JobId = Annotated[str, typer.Argument(metavar="JOB_ID", help="As in the receipt of the upload, or in the table.")]
+
+
+@jobs_app.command("cancel")
+def jobs_cancel(job_id: JobId, url: Url = None, as_json: Json = False) -> None:
+    """Cancel a job that waits or is being read. What is published stays."""
+    job = _with_client(url, lambda client: client.cancel_job(job_id))
+    _print(job, as_json, f"Job {job_id} is {job['state']}.")
+
+
+@jobs_app.command("retry")
+def jobs_retry(job_id: JobId, url: Url = None, as_json: Json = False) -> None:
+    """Start a failed, cancelled or partial job again; pages that could not be read are tried again."""
+    job = _with_client(url, lambda client: client.retry_job(job_id))
+    _print(job, as_json, f"Job {job_id} is {job['state']}.")
+
+
 @app.command()
 def extract(
     file: Annotated[str, typer.Argument(help="A PDF, or a URL that the server fetches.")],
     pages: Annotated[str, typer.Option(help="Such as 1-3,7 or 5-; all by default.")] = "",
     form: Annotated[Form, typer.Option("--format", help="Form of the pages.")] = Form.TEXT,
+    images: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write the images into this folder, and print their names.")
+    ] = None,
     url: Url = None,
     as_json: Json = False,
 ) -> None:
@@ -285,9 +397,28 @@ def extract(
     what = file if bulk.is_url(file) else Path(file)
     if isinstance(what, Path) and not what.is_file():
         _fail(f"There is no file {file}.", 2)
+    if images is not None:
+        _extract_images(what, images, pages, url, as_json)
+        return
     chosen = Form.JSON if as_json else form
     body = _with_client(url, lambda client: client.extract(what, form=chosen.value, pages=pages))
     typer.echo(body, nl=chosen is Form.JSON)
+
+
+def _extract_images(what: Path | str, folder: Path, pages: str, url: str | None, as_json: bool) -> None:
+    """Write the images of a PDF as files and print which."""
+    from serve import export
+
+    async def write(client: AsyncClient) -> export.Exported:
+        return await export.write_images(client.extract_lines(what, pages=pages, images=True), folder)
+
+    try:
+        exported = _with_client(url, write)
+    except OSError as error:
+        _fail(f"{error.filename or folder} cannot be used: {error.strerror}.", 2)
+    _print(exported.files, as_json, "\n".join(str(file["path"]) for file in exported.files))
+    if exported.omitted:
+        _note("Left out: " + ", ".join(f"{count} {why}" for why, count in exported.omitted.items()) + ".")
 
 
 @app.command()
@@ -336,6 +467,100 @@ def sources_remove(
     """Forget a database. Its file is not touched."""
     _with_client(url, lambda client: client.remove_source(name))
     _print({"removed": name}, as_json, f"Source {name} is removed.")
+
+
+@app.command()
+def doctor(
+    repair: Annotated[bool, typer.Option("--repair", help="Repair what can be; again is harmless.")] = False,
+    deep: Annotated[bool, typer.Option("--deep", help="Hash every file; takes as long as reading them all.")] = False,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Compare rows, files and indexes, whether or not the system runs; exit code 1 if something stays wrong."""
+    settings = _settings({"data_dir": data_dir})
+    from serve import checkup, render
+
+    found = checkup.run(settings, deep=deep, repair=repair)
+    _print(found.to_json(), as_json, lambda: render.checkup(found.to_json()))
+    if found.left:
+        raise typer.Exit(1)
+
+
+@db_app.command("current")
+def db_current(data_dir: DataDir = None, as_json: Json = False) -> None:
+    """Show which revision the schema of the database has, and which is the newest."""
+    settings = _settings({"data_dir": data_dir})
+    from serve import database
+
+    state = database.current(settings)
+    is_newest = state["revision"] == state["newest"]
+    _print(
+        state,
+        as_json,
+        f"{state['database']} is "
+        + ("empty" if state["revision"] is None else f"at revision {state['revision']}")
+        + (", the newest." if is_newest else f"; the newest is {state['newest']}. `gatherum db upgrade` applies it."),
+    )
+
+
+@db_app.command("upgrade")
+def db_upgrade(data_dir: DataDir = None, as_json: Json = False) -> None:
+    """Bring the schema of the database up to date, as every start does. The system must be down."""
+    settings = _settings({"data_dir": data_dir})
+    from serve import database
+
+    state = database.upgrade(settings)
+    _print(state, as_json, f"{state['database']} is at revision {state['revision']}.")
+
+
+@db_app.command("backup")
+def db_backup(
+    file: Annotated[Path, typer.Argument(help="Where to write it; must not exist.")],
+    rows_only: Annotated[bool, typer.Option("--rows-only", help="Leave the PDFs out, and list them.")] = False,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Write every row and every PDF into one file. The system may be up."""
+    settings = _settings({"data_dir": data_dir})
+    from serve import database, render
+
+    with render.counting_rows(shown=not as_json and sys.stderr.isatty()) as tell:
+        done = asyncio.run(database.save(settings, file, files=not rows_only, tell=tell))
+    _print(done, as_json, lambda: render.transfer(done))
+
+
+@db_app.command("restore")
+def db_restore(
+    file: Annotated[Path, typer.Argument(help="A backup.")],
+    force: Annotated[bool, typer.Option("--force", help="Lose what the database holds.")] = False,
+    rows_only: Annotated[bool, typer.Option("--rows-only", help="Leave the PDFs of the backup alone.")] = False,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Make the store from a backup, in whatever database is configured. The system must be down."""
+    settings = _settings({"data_dir": data_dir})
+    from serve import database, render
+
+    with render.counting_rows(shown=not as_json and sys.stderr.isatty()) as tell:
+        done = asyncio.run(database.restore(settings, file, files=not rows_only, force=force, tell=tell))
+    _print(done, as_json, lambda: render.transfer(done))
+
+
+@db_app.command("copy")
+def db_copy(
+    source: Annotated[str, typer.Argument(metavar="FROM", help="URL of the database to copy.")],
+    target: Annotated[str, typer.Argument(metavar="TO", help="URL of the database to copy it to.")],
+    force: Annotated[bool, typer.Option("--force", help="Lose what the target holds.")] = False,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Copy a store from one database to another, of any kind, and prove that the copy is equal. Files stay put."""
+    settings = _settings({"data_dir": data_dir})
+    from serve import database, render
+
+    with render.counting_rows(shown=not as_json and sys.stderr.isatty()) as tell:
+        done = asyncio.run(database.copy(settings, source, target, force=force, tell=tell))
+    _print(done, as_json, lambda: render.transfer(done))
 
 
 @app.command()

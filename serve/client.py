@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import random
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -145,39 +146,39 @@ class AsyncClient:
         """What is running there. Never repeated: it is the call that finds out whether anything is."""
         return await self._call("GET", "/version")
 
-    async def upload(self, path: Path, *, collection: str) -> Receipt:
+    async def upload(self, path: Path, *, collection: str, priority: str = "normal") -> Receipt:
         """Send a file, from disk and as a stream.
+
+        It is sent under a key of its own, so that the receipt is the same however often it had to be sent.
 
         Raises:
             ApiError: it was refused, and why.
             Unreachable: no answer came. The file may have been taken; sending it again does no harm.
             OSError: the file cannot be read.
         """
+        key = secrets.token_hex(16)
 
         async def send() -> dict[str, Any]:
-            async with _opened(path) as (file, size):
-                form = Multipart("file", path.name, size)
-                return await self._call(
-                    "POST",
-                    "/v1/documents",
-                    params={"collection": collection},
-                    content=form.stream(file),
-                    headers={"content-type": form.content_type, "content-length": str(form.length)},
-                )
+            async with _posted(path, idempotency_key=key) as body:
+                params = {"collection": collection, "priority": priority}
+                return await self._call("POST", "/v1/documents", params=params, **body)
 
         answer = await self._patiently(send)
         return Receipt(answer["document_id"], answer["job_id"], answer["duplicate"])
 
-    async def upload_url(self, url: str, *, collection: str) -> Receipt:
+    async def upload_url(self, url: str, *, collection: str, priority: str = "normal") -> Receipt:
         """Have the server fetch a file and take it in.
 
         Raises:
             ApiError: it was refused, and why.
             Unreachable: no answer came. The file may have been taken; sending the URL again does no harm.
         """
-        params = {"collection": collection}
+        params = {"collection": collection, "priority": priority}
+        headers = {"idempotency-key": secrets.token_hex(16)}
         answer = await self._patiently(
-            lambda: self._call("POST", "/v1/documents", params=params, json={"url": url}, timeout=LONG_S)
+            lambda: self._call(
+                "POST", "/v1/documents", params=params, json={"url": url}, headers=headers, timeout=LONG_S
+            )
         )
         return Receipt(answer["document_id"], answer["job_id"], answer["duplicate"])
 
@@ -192,21 +193,74 @@ class AsyncClient:
         Returns:
             The body of `POST /v1/extract`.
         """
-
-        async def send(**body: Any) -> bytes:
+        async with _posted(what) as body:
             params = {"format": form, "pages": pages}
             return (await self._send("POST", "/v1/extract", params=params, timeout=LONG_S, **body)).content
 
-        if isinstance(what, str):
-            return await send(json={"url": what})
-        async with _opened(what) as (file, size):
-            multipart = Multipart("file", what.name, size)
-            headers = {"content-type": multipart.content_type, "content-length": str(multipart.length)}
-            return await send(content=multipart.stream(file), headers=headers)
+    async def extract_lines(
+        self, what: Path | str, *, pages: str = "", images: bool = False
+    ) -> AsyncIterator[dict[str, Any]]:
+        """Read a PDF without storing it, as it is read: `document`, each `page`, `end`, one mapping each.
+
+        Args:
+            what: a file here, or a URL that the server fetches.
+            pages: such as `1-3,7`; empty for all.
+            images: with the bytes of images, base64.
+
+        Raises:
+            ApiError: it was refused, or the reading broke off.
+            Unreachable: the answer has no end.
+        """
+        params = {"stream": True, "pages": pages, "images": images}
+        async with _posted(what) as body, self._streamed("POST", "/v1/extract", params=params, **body) as lines:
+            async for line in lines:
+                value = json.loads(line)
+                if problem := value.get("problem"):
+                    raise ApiError(problem["status"], problem["code"], problem["detail"])
+                yield value
+                if "end" in value:
+                    return
+        raise Unreachable(f"The answer of {self.url} broke off.")
 
     async def job(self, job_id: str) -> dict[str, Any]:
         """The state of a job."""
         return await self._patiently(lambda: self._call("GET", f"/v1/jobs/{job_id}"))
+
+    async def jobs(
+        self, states: Sequence[str] = (), *, collection: str | None = None, after: str | None = None, limit: int = 100
+    ) -> dict[str, Any]:
+        """Jobs, oldest first: the JSON of `GET /v1/jobs`."""
+        params = _given({"state": list(states), "collection": collection, "after": after, "limit": limit})
+        return await self._patiently(lambda: self._call("GET", "/v1/jobs", params=params))
+
+    async def cancel_job(self, job_id: str) -> dict[str, Any]:
+        """Cancel a job that waits or is being read; its state after that."""
+        return await self._patiently(lambda: self._call("POST", f"/v1/jobs/{job_id}/cancel"))
+
+    async def retry_job(self, job_id: str) -> dict[str, Any]:
+        """Start a failed, cancelled or partial job again; its state after that."""
+        return await self._patiently(lambda: self._call("POST", f"/v1/jobs/{job_id}/retry"))
+
+    async def health(self) -> dict[str, Any]:
+        """The state of every part of the server."""
+        return await self._call("GET", "/health")
+
+    async def known_hashes(self, collection: str) -> set[str]:
+        """SHA-256, in hex, of every file in a collection; none if there is no such collection."""
+        known: set[str] = set()
+        after: str | None = None
+        while True:
+            params = _given({"collection": collection, "after": after, "limit": 1000})
+            try:
+                page = await self._call("GET", "/v1/documents", params=params)
+            except ApiError as error:
+                if error.code == "unknown_collection":
+                    return known
+                raise
+            known.update(item["sha256"] for item in page["items"])
+            after = page.get("next")
+            if not after:
+                return known
 
     async def wait(self, job_id: str, *, first_s: float = 0.1, longest_s: float = 1.0) -> AsyncIterator[dict[str, Any]]:
         """The job as it proceeds, until it has come to rest; asked for ever more rarely.
@@ -280,17 +334,32 @@ class AsyncClient:
             pause = min(LONGEST_PAUSE_S, pause * 2)
 
     async def _send(self, method: str, path: str, **how: Any) -> httpx.Response:
-        try:
+        with self._reached(method, path):
             response = await self._http.request(method, path, **how)
+        if response.is_error:
+            raise ApiError.of(response)
+        return response
+
+    @contextlib.asynccontextmanager
+    async def _streamed(self, method: str, path: str, **how: Any) -> AsyncIterator[AsyncIterator[str]]:
+        """The lines of an answer, each as it comes."""
+        with self._reached(method, path):
+            async with self._http.stream(method, path, timeout=LONG_S, **how) as response:
+                if response.is_error:
+                    await response.aread()
+                    raise ApiError.of(response)
+                yield response.aiter_lines()
+
+    @contextlib.contextmanager
+    def _reached(self, method: str, path: str) -> Iterator[None]:
+        try:
+            yield
         except httpx.ConnectError:
             raise Unreachable(f"Gatherum does not answer at {self.url}. Start it with `gatherum up`.") from None
         except httpx.TimeoutException:
             raise Unreachable(f"Gatherum at {self.url} did not answer {method} {path} in time.") from None
         except httpx.TransportError as error:
             raise Unreachable(f"The connection to {self.url} broke: {error or type(error).__name__}.") from None
-        if response.is_error:
-            raise ApiError.of(response)
-        return response
 
     async def _call(self, method: str, path: str, **how: Any) -> dict[str, Any]:
         response = await self._send(method, path, **how)
@@ -346,6 +415,19 @@ async def _opened(path: Path) -> AsyncIterator[tuple[BinaryIO, int]]:
         raise
     with file:
         yield file, size
+
+
+@contextlib.asynccontextmanager
+async def _posted(what: Path | str, *, idempotency_key: str | None = None) -> AsyncIterator[dict[str, Any]]:
+    """The body that sends a file, or names a URL; while it is entered the file is open."""
+    headers = {} if idempotency_key is None else {"idempotency-key": idempotency_key}
+    if isinstance(what, str):
+        yield {"json": {"url": what}, "headers": headers}
+        return
+    async with _opened(what) as (file, size):
+        form = Multipart("file", what.name, size)
+        headers |= {"content-type": form.content_type, "content-length": str(form.length)}
+        yield {"content": form.stream(file), "headers": headers}
 
 
 def _close(opening: asyncio.Task[tuple[BinaryIO, int]]) -> None:

@@ -7,6 +7,7 @@ here; only words are unpacked, since nobody outside should need to know how they
 from __future__ import annotations
 
 import re
+from base64 import b64encode
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Final, Literal, Self
@@ -15,7 +16,7 @@ import numpy as np
 import orjson
 
 from actors.errors import InvalidInput
-from actors.messages import DocumentInfo, Page, Table, Words
+from actors.messages import DocumentInfo, Page, PageImage, Table, Words
 
 Format = Literal["json", "text", "markdown"]
 
@@ -27,6 +28,7 @@ MEDIA_TYPES: Final[dict[Format, str]] = {
 
 _SPAN = re.compile(r"([0-9]{1,7})(-([0-9]{1,7})?)?", re.ASCII)
 _MARKUP = re.compile(r"^(\s*)(#|>|[-+*](?=\s)|\d+(?=[.)]\s)|(?:```|~~~|---|===))", re.MULTILINE)
+_IN_COMMENT = str.maketrans({"-": "\u2010", ">": "\u203a"})
 _SPECIAL = re.compile(r"([\\`*_\[\]<])")
 
 
@@ -83,10 +85,18 @@ def encode(value: Any) -> bytes:
     return orjson.dumps(value, default=_plain, option=orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_SERIALIZE_NUMPY)
 
 
-def page_value(page: Page, form: Format, info: DocumentInfo) -> dict[str, Any]:
-    """A page, to be encoded: all of it for `json`, else its number, its text in that form, and what went wrong."""
+def page_value(page: Page, form: Format, info: DocumentInfo, *, images: bool = False) -> dict[str, Any]:
+    """A page, to be encoded: all of it for `json`, else its number, its text in that form, and what went wrong.
+
+    Args:
+        page: as read.
+        form: of its text.
+        info: of the document.
+        images: whether its images have their bytes, or the reason why not.
+    """
     if form == "json":
-        return {**_plain(page), "words": list(_words(page.words, page.text))}
+        placed = [_image(image, with_bytes=images) for image in page.images]
+        return {**_plain(page), "words": list(_words(page.words, page.text)), "images": placed}
     body = page.text if form == "text" else markdown(page, info)
     return {"number": page.number, form: body, "error": page.error}
 
@@ -103,7 +113,8 @@ def markdown(page: Page, info: DocumentInfo) -> str:
     stand in the text; everything else is paragraphs as read.
     """
     if page.error:
-        return f"<!-- page {page.number}: not read: {page.error.replace('--', '- -')} -->\n\n"
+        # A message may quote the file, which must not end the comment.
+        return f"<!-- page {page.number}: not read: {page.error.translate(_IN_COMMENT)} -->\n\n"
     levels = {_squeezed(item.title): item.level for item in info.outline if item.page == page.number}
     blocks = [f"<!-- page {page.number} -->"]
     for block in _blocks(page):
@@ -176,6 +187,19 @@ def _words(words: Words, text: str) -> Iterator[dict[str, Any]]:
     for start, end, x0, y0, x1, y1 in words.array.tolist():
         box = (round(x0, 2), round(y0, 2), round(x1, 2), round(y1, 2))
         yield {"text": text[start:end], "start": start, "end": end, "box": box}
+
+
+def _image(image: PageImage, *, with_bytes: bool) -> dict[str, Any]:
+    place = {"box": image.box, "width": image.width, "height": image.height}
+    if not with_bytes:
+        return place
+    return {
+        **place,
+        "media_type": image.media_type or None,
+        "sha256": image.sha256 or None,
+        "data": b64encode(image.data).decode() if image.data else None,
+        "omitted": image.omitted or None,
+    }
 
 
 def _plain(value: Any) -> Any:

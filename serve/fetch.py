@@ -81,7 +81,7 @@ class Fetcher:
             return await within.run(self._fetch(target, incoming), "Fetching the URL")
 
     async def _fetch(self, target: httpx.URL, incoming: Incoming) -> str:
-        transport = GuardedTransport(self._guard, await asyncio.to_thread(_tls))
+        transport = GuardedTransport(self._guard, await asyncio.to_thread(_tls, self._settings.ca_file))
         async with httpx.AsyncClient(
             transport=transport,
             headers=HEADERS,
@@ -100,8 +100,8 @@ class Fetcher:
                             raise FetchFailed(f"{target.host} answered with status {response.status_code}.")
                         await self._take(response, incoming)
                         return _filename(response, target)
-            except _FAILURES:
-                raise FetchFailed(f"The connection to {target.host} failed or broke off.") from None
+            except _FAILURES as error:
+                raise FetchFailed(_said(error, target.host)) from None
         raise FetchFailed(f"The URL is redirected more than {MAX_REDIRECTS} times.")
 
     async def _take(self, response: httpx.Response, incoming: Incoming) -> None:
@@ -173,11 +173,23 @@ class _Inflate:
 
 
 @functools.cache
-def _tls() -> ssl.SSLContext:
-    """Trusts what httpx does, and what the machine does: an intranet's own authority is only known to the latter."""
+def _tls(ca_file: str) -> ssl.SSLContext:
+    """Trusts what httpx does, what the machine does, and whom the operator names: an intranet has its own authority."""
     context = httpx.create_ssl_context(trust_env=False)
     context.load_default_certs()
+    if ca_file:
+        context.load_verify_locations(ca_file)
     return context
+
+
+def _said(error: Exception, host: str) -> str:
+    """What a failed connection tells the client: a certificate's fault, which someone can mend, or none of ours."""
+    origin: BaseException | None = error
+    while origin:
+        if isinstance(origin, ssl.SSLCertVerificationError):
+            return f"The certificate of {host} is not accepted: {origin.verify_message.rstrip('.')}."
+        origin = origin.__context__  # httpcore's pool takes the cause away
+    return f"The connection to {host} failed or broke off."
 
 
 def _filename(response: httpx.Response, url: httpx.URL) -> str:

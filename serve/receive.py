@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from actors.deadline import Deadline
 from actors.errors import MalformedRequest
-from actors.store.blobs import Incoming
+from actors.store.blobs import Blobs, Incoming
 from serve.fetch import Fetcher
 from serve.schemas import UrlBody
 from serve.upload import Upload
@@ -88,6 +88,15 @@ async def _url_body(request: Request) -> UrlBody:
         return UrlBody.model_validate_json(bytes(body))
     except ValidationError as error:
         raise RequestValidationError(error.errors(include_context=False)) from None
+
+
+async def _blobs(request: Request) -> Blobs:
+    blobs: Blobs = request.app.state.blobs
+    return blobs
+
+
+Files = Annotated[Blobs, Depends(_blobs)]
+"""Type of a route's parameter that is the blob store."""
 
 
 async def _fetcher(request: Request) -> Fetcher:

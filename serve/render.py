@@ -9,16 +9,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 from rich.bar import Bar
 from rich.console import Console, Group, RenderableType
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
+from rich.live import Live
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
 from serve.bulk import Outcome, Report
+
+T = TypeVar("T")
 
 COLOURS = {"ok": "green", "timeout": "yellow", "error": "red", "skipped": "bright_black"}
 TIMELINE_WIDTH = 40
@@ -164,6 +175,141 @@ async def _follow(bar: Progress, report: Report) -> None:
         await asyncio.sleep(REDRAW_S)
 
 
+JOB_COLOURS = {"reading": "cyan", "publishing": "cyan", "done": "green", "partial": "yellow", "failed": "red"}
+"""Colours of states; the others are said without one: to wait is nothing to worry about."""
+
+WATCH_S = 1.0
+"""Time between two looks at the jobs, s."""
+
+
+def jobs(board: Mapping[str, Any]) -> RenderableType:
+    """What is being read and what waits, with a line on top that sums it up."""
+    table = _table("Job", "Document", "Collection", "State", "Pages", "Pages/s", "Left", "Attempt", "")
+    for job in board["items"]:
+        speed, left = job["pages_per_s"], job["eta_s"]
+        table.add_row(
+            Text(job["job_id"]),
+            Text(job["filename"]),
+            Text(job["collection"]),
+            Text(job["state"], style=JOB_COLOURS.get(job["state"], "")),
+            Text(f"{job['pages_done']}/{job['pages_total']}"),
+            Text("" if speed is None else f"{speed:.1f}"),
+            Text("" if left is None or job["state"] not in ("reading", "publishing") else duration(left)),
+            Text(str(job["attempt"] or "")),
+            Text(job["error"] or "", style="bright_black"),
+        )
+    return Group(_in_all(board), Text(), table) if board["items"] else _in_all(board)
+
+
+def _in_all(board: Mapping[str, Any]) -> Text:
+    words = {"reading": "being read", "queued": "waiting"}
+    counts = [f"{count:,} {words.get(state, state)}" for state, count in sorted(board["counts"].items())]
+    parts = [", ".join(counts) or "Nothing to do"]
+    under_way = [job for job in board["items"] if job["state"] in ("reading", "queued")]
+    speed = sum(job["pages_per_s"] or 0.0 for job in under_way if job["state"] == "reading")
+    if speed:
+        parts.append(f"{speed:.1f} pages/s")
+        if board["complete"]:
+            left = sum(job["pages_total"] - job["pages_done"] for job in under_way)
+            parts.append(f"{duration(left / speed)} left")
+    return Text(" · ".join(parts))
+
+
+def duration(seconds: float) -> str:
+    """A length of time as a person says it: `40 s`, `3 min`, `2 h 5 min`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    hours, rest = divmod(minutes, 60)
+    if not hours:
+        return f"{minutes} min"
+    return f"{hours:,} h" + (f" {rest} min" if rest and hours < 24 else "")
+
+
+async def keep_shown(look: Callable[[], Awaitable[T]], render: Callable[[T], RenderableType]) -> None:
+    """Show what each look gives in the place of the one before, until cancelled."""
+    with Live(render(await look()), auto_refresh=False) as live:
+        while True:
+            await asyncio.sleep(WATCH_S)
+            live.update(render(await look()), refresh=True)
+
+
+def estimate(values: Mapping[str, Any]) -> RenderableType:
+    """What an ingestion would come to."""
+    table = _table("", "")
+    scanned, pages = values["scanned_pages"], values["pages"]
+    known = "unknown: the server was not asked" if values["known"] is None else f"{values['known']:,}"
+    urls = f", and {values['urls']:,} URLs that were not looked at" if values["urls"] else ""
+    lines = {
+        "Files": f"{values['files']:,}{urls}",
+        "New": f"{values['new']:,}, {values['file_bytes'] / 1e6:,.1f} MB",
+        "Known already": known,
+        "Same as another": f"{values['repeated']:,}",
+        "Would be refused": f"{len(values['refused']):,}",
+        "Pages": f"{pages:,}" + (f", about {scanned:,} of them scanned ({scanned / pages:.0%})" if pages else ""),
+        "Time": f"about {duration(values['seconds'])} on {values['cpus']} cores",
+        "In the store": f"about {values['store_bytes'] / 1e6:,.1f} MB, beside the files",
+    }
+    for name, value in lines.items():
+        table.add_row(Text(name, style="bright_black"), Text(value))
+    if not values["refused"]:
+        return table
+    refused = _table("File", "Why")
+    for entry in values["refused"]:
+        refused.add_row(Text(entry["path"]), Text(entry["error"]))
+    return Group(table, Text(), refused)
+
+
+@contextlib.asynccontextmanager
+async def counting(done: Sequence[Any], total: int, *, shown: bool) -> AsyncIterator[None]:
+    """Inside, a progress bar on standard error follows how long `done` is."""
+    if not shown:
+        yield
+        return
+
+    async def follow(bar: Progress) -> None:
+        task = bar.add_task("", total=total)
+        while True:
+            bar.update(task, completed=len(done))
+            await asyncio.sleep(REDRAW_S)
+
+    columns = (TextColumn("Looking"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        drawing = asyncio.create_task(follow(bar))
+        try:
+            yield
+        finally:
+            drawing.cancel()
+
+
+@contextlib.contextmanager
+def counting_rows(*, shown: bool) -> Iterator[Callable[[str, int], None]]:
+    """Inside, a line on standard error says what is being moved; it is told by calling what this gives."""
+    if not shown:
+        yield lambda what, number: None
+        return
+    columns = (TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("")
+        yield lambda what, number: bar.update(task, description=f"{what}: {number:,}")
+
+
+def transfer(done: Mapping[str, Any]) -> RenderableType:
+    """A backup, a restored one, or a copy, with the account of each table."""
+    table = _table("Table", "Rows", "SHA-256 of its rows")
+    for name, tally in done["tables"].items():
+        table.add_row(name, f"{tally['rows']:,}", Text(tally["sha256"][:16] + "…", style="bright_black"))
+    place = done.get("backup") or f"{done['from']} to {done['to']}"
+    said = (
+        f"{place}: {done['rows']:,} rows, equal on both sides" if "from" in done else f"{place}: {done['rows']:,} rows"
+    )
+    if "files" in done:
+        said += f", {done['files']:,} files"
+    if done.get("left_out"):
+        said += f"; {len(done['left_out']):,} files are not in the backup, --json names them"
+    return Group(table, Text(), Text(f"{said}."))
+
+
 def sources(items: Sequence[Mapping[str, Any]]) -> RenderableType:
     """Registered SQL sources."""
     if not items:
@@ -172,6 +318,25 @@ def sources(items: Sequence[Mapping[str, Any]]) -> RenderableType:
     for item in items:
         table.add_row(Text(item["name"]), Text(item["kind"]), Text(str(item.get("path", ""))))
     return table
+
+
+def checkup(found: Mapping[str, Any]) -> RenderableType:
+    """What the doctor has found, and what became of it."""
+    looked_at = _pairs(found["looked_at"])
+    if not found["running"]:
+        looked_at += " (the system is down: its indexes are made at the next start)"
+    if not found["findings"]:
+        return Text(f"All is well. Looked at {looked_at}.")
+    table = _table("Check", "About", "What is wrong", "Repair")
+    for finding in found["findings"]:
+        repair = Text(finding["repair"] or "none", style="default" if finding["repair"] else "bright_black")
+        if finding["repaired"]:
+            repair = Text(f"done: {finding['repair']}", style="green")
+        table.add_row(Text(finding["check"]), Text(finding["subject"]), Text(finding["what"]), repair)
+    end = Text(f"{len(found['findings'])} findings, {found['left']} of them left. Looked at {looked_at}.")
+    if any(finding["repair"] and not finding["repaired"] for finding in found["findings"]):
+        end.append(" gatherum doctor --repair does what can be done.")
+    return Group(table, Text(), end)
 
 
 def settings(values: Mapping[str, Mapping[str, Any]]) -> Table:

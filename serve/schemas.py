@@ -100,18 +100,35 @@ class DocumentsView(BaseModel):
     next: str | None = Field(description="Pass it as `after` for the following page; null at the end.")
 
 
-class RemovedView(BaseModel):
-    """What a deletion removed, counted per store."""
+class CountsView(BaseModel):
+    """What a deletion removed from each store."""
 
-    document_id: str
     documents: int
     jobs: int
+    idempotency_keys: int
     pages: int
     chunks: int
     mentions: int
-    blobs: int
-    indexed_chunks: int
-    change: int
+    entities: int = Field(description="Names that nothing else mentions.")
+    blobs: int = Field(description="Files that no other document is.")
+    bytes: int = Field(description="Of those files.")
+    indexes: dict[str, int | None] = Field(
+        description="Chunks or names taken out of each index; null for a replica that is down, and reads the store "
+        "anew before it answers again."
+    )
+    change: int = Field(description="Number of the change that every index has followed.")
+
+
+class RemovedView(CountsView):
+    """What the deletion of a document removed."""
+
+    document_id: str
+
+
+class RemovedCollectionView(CountsView):
+    """What the deletion of a collection removed."""
+
+    collection: str
 
 
 class JobView(BaseModel):
@@ -127,6 +144,18 @@ class JobView(BaseModel):
     change: int | None = Field(description="Number of the change that published the document.")
     created_at: str
     updated_at: str
+    collection: str
+    filename: str
+    priority: int = Field(description="-100 to 100; higher goes first.")
+    pages_per_s: float | None = Field(description="Mean of the attempt under way, or of the last one.")
+    eta_s: float | None = Field(description="Seconds until all pages are read; null while nobody can tell.")
+
+
+class JobsView(BaseModel):
+    """A page of jobs."""
+
+    items: list[JobView]
+    next: str | None = Field(description="Pass it as `after` for the following page; null at the end.")
 
 
 class NamesView(BaseModel):

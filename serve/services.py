@@ -6,7 +6,7 @@ Routes take it from the application's state, so the application can be built, an
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Annotated, Protocol
 
@@ -111,6 +111,12 @@ async def _services(request: Request) -> Services:
 def call_deadline() -> Deadline:
     """The deadline of a call that is no question."""
     return Deadline.after(CALL_TIMEOUT_S)
+
+
+async def wake_ingest(services: Services) -> None:
+    """Have the job table looked at now. It only saves the wait until the next look, so it may fail."""
+    with suppress(GatherumError):
+        await services.roles.ingest.wake(deadline=Deadline.after(1.0))
 
 
 Use = Annotated[Services, Depends(_services)]

@@ -24,6 +24,7 @@ from actors.errors import Conflict, GatherumError, Unavailable
 from actors.messages import Health
 from actors.node import Running, free_port
 from config.settings import Settings
+from serve import database
 
 READY_TIMEOUT_S = 120.0
 STATUS_TIMEOUT_S = 5.0
@@ -71,8 +72,10 @@ def up(settings: Settings, *, address: str | None = None) -> Running:
     Raises:
         Conflict: it is running already, or the port is taken.
         Unavailable: something did not start; the detail names it.
+        GatherumError: the database refuses; the detail says why.
     """
     settings = _with_port(settings)
+    database.check(settings)
     # Private to this user: whoever reaches HAProxy's socket commands it.
     scratch = Path(tempfile.mkdtemp(prefix="gatherum-"))
     environment = flags(scratch)

@@ -20,6 +20,8 @@ from hypothesis import settings
 
 from config.settings import ALIASES, CONFIG_VARIABLE, NOT_SETTINGS, PREFIX
 
+pytest_plugins = ("servers",)
+
 UNIT = Path(__file__).parent / "unit"
 
 settings.register_profile("default", deadline=None, derandomize=True, max_examples=100)

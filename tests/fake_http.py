@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import httpx
 import pytest
+
+from actors.messages import Job
 
 ANSWER: dict[str, Any] = {
     "request_id": "r1",
@@ -63,6 +65,10 @@ class FakeServer:
 
     Attributes:
         pages: of every document.
+        listed: what the list of jobs holds.
+        told: verb and id of each job that was cancelled or retried.
+        known: hashes of the files in each collection; they are listed one a page.
+        keys: idempotency keys of the uploads, as they came.
         hook: called with each request first; what it returns is the answer, what it raises is the network's failure.
     """
 
@@ -71,6 +77,10 @@ class FakeServer:
     uploads: list[tuple[str, str, bytes]] = field(default_factory=list)
     jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
     sources: dict[str, str] = field(default_factory=dict)
+    listed: list[Job] = field(default_factory=list)
+    told: list[tuple[str, str]] = field(default_factory=list)
+    known: dict[str, list[str]] = field(default_factory=dict)
+    keys: list[str] = field(default_factory=list)
     asked: list[dict[str, Any]] = field(default_factory=list)
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> FakeServer:
@@ -91,8 +101,28 @@ class FakeServer:
                 return httpx.Response(200, json={"version": "0.1.0"})
             case "POST", ["v1", "documents"]:
                 return self._upload(request)
+            case "GET", ["v1", "documents"]:
+                items = [{"sha256": name} for name in self.known.get(request.url.params["collection"], ())]
+                if not items:
+                    return problem(404, "unknown_collection", "There is no collection of this name.")
+                after = int(request.url.params.get("after", 0))
+                following = str(after + 1) if after + 1 < len(items) else None
+                return httpx.Response(200, json={"items": items[after : after + 1], "next": following})
+            case "GET", ["v1", "jobs"]:
+                states = request.url.params.get_list("state")
+                items = [asdict(each) for each in self.listed if each.state in states or not states]
+                limit = int(request.url.params["limit"])
+                return httpx.Response(200, json={"items": items[:limit], "next": "x" if items[limit:] else None})
+            case "GET", ["health"]:
+                states = [each.state for each in self.listed]
+                detail = {"jobs": {state: states.count(state) for state in sorted(set(states))}}
+                return httpx.Response(200, json={"replicas": {"database-0": {"detail": detail}}})
             case "GET", ["v1", "jobs", job_id]:
                 return self._job(job_id)
+            case "POST", ["v1", "jobs", job_id, verb]:
+                self.told.append((verb, job_id))
+                state = {"cancel": "cancelled", "retry": "queued"}[verb]
+                return httpx.Response(200, json={"job_id": job_id, "state": state})
             case "POST", ["v1", "ask"]:
                 self.asked.append(json.loads(request.content))
                 return httpx.Response(200, json=ANSWER)
@@ -110,6 +140,7 @@ class FakeServer:
         return problem(404, "not_found", "There is nothing at this path.")
 
     def _upload(self, request: httpx.Request) -> httpx.Response:
+        self.keys.append(request.headers["idempotency-key"])
         body = request.content
         assert int(request.headers["content-length"]) == len(body)
         boundary = request.headers["content-type"].partition("boundary=")[2].encode()

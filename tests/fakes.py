@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from actors.deadline import Deadline
-from actors.messages import Change, Chunk, Mention, Page, PageRange, PageReading, PublishedDocument, Words
+from actors.messages import Change, Chunk, Job, Mention, Page, PageRange, PageReading, PublishedDocument, Words
 
 
 def page_reading(
@@ -35,6 +35,27 @@ def unreadable(number: int, why: str = "The page's content stream is damaged.") 
     return PageReading(Page(number, 595.0, 842.0, "", Words(), error=why))
 
 
+def job(job_id: str, **values: Any) -> Job:
+    """A job of two pages that waits, but for what is given otherwise."""
+    fields: dict[str, Any] = {
+        "document_id": f"d-{job_id}",
+        "state": "queued",
+        "pages_done": 0,
+        "pages_total": 2,
+        "attempt": 0,
+        "error": None,
+        "change": None,
+        "created_at": "2026-01-01T00:00:00.000Z",
+        "updated_at": "2026-01-01T00:00:00.000Z",
+        "collection": "main",
+        "filename": "moons.pdf",
+        "priority": 0,
+        "pages_per_s": None,
+        "eta_s": None,
+    }
+    return Job(job_id, **{**fields, **values})
+
+
 @dataclass
 class FakePdf:
     """Reads every page at once, one page a range, unless told otherwise.
@@ -59,7 +80,14 @@ class FakePdf:
     closed: int = 0
 
     async def read(
-        self, path: str, pages: Sequence[int], *, enrich: bool, details: bool = False, deadline: Deadline
+        self,
+        path: str,
+        pages: Sequence[int],
+        *,
+        enrich: bool,
+        details: bool = False,
+        images: bool = False,
+        deadline: Deadline,
     ) -> AsyncIterator[PageRange]:
         """Read `pages`."""
         self.calls.append(tuple(pages))

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import ctypes
 import os
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -82,6 +84,28 @@ def eat_memory() -> None:
     os.abort()
 
 
+def fill_disk() -> None:
+    """Write a file without end, as an image does that unpacks to terabytes."""
+    with tempfile.TemporaryFile() as file:
+        while True:
+            file.write(bytes(10_000_000))
+
+
+def fill_disk_in_child() -> None:
+    """The same in a helper program, which is not told that it is too much: it is killed."""
+    subprocess.run(["dd", "if=/dev/zero", f"of={tempfile.gettempdir()}/endless", "bs=1M"], check=True)
+
+
+def crash_in(folder: Path) -> Callable[[], None]:
+    """Crash where a core dump would be written to this folder."""
+
+    def act() -> None:
+        os.chdir(folder)
+        crash()
+
+    return act
+
+
 def abandon_child(note: Path) -> Callable[[], None]:
     """Fork a child that goes on for an hour, write its process id to `note`, and crash."""
 
@@ -91,6 +115,17 @@ def abandon_child(note: Path) -> Callable[[], None]:
             time.sleep(3600)
             os._exit(0)
         note.write_text(str(child))
+        crash()
+
+    return act
+
+
+def abandon_escaped_child(note: Path) -> Callable[[], None]:
+    """The same with a child that has left for a session of its own and uses up a core."""
+
+    def act() -> None:
+        child = subprocess.Popen(["/bin/sh", "-c", "while :; do :; done"], start_new_session=True)
+        note.write_text(str(child.pid))
         crash()
 
     return act

@@ -16,7 +16,7 @@ from typing import Final
 
 import numpy as np
 
-from actors.messages import Chunk, ChunkKind, Page, Table
+from actors.messages import Chunk, ChunkKind, Page, Table, Words
 from actors.reading.furniture import Furniture
 
 Span = tuple[int, int]
@@ -230,6 +230,27 @@ def sentences(text: str) -> list[Span]:
     not overlap, and hold every character that is not white space.
     """
     return [span for block in _paragraphs(text, 0, len(text)) for span in _split(text, *block)]
+
+
+def rows(text: str, words: Words) -> list[Span]:
+    """The rows of a table's chunk, as spans without the white space around them.
+
+    A row ends where every word before it stands at least half a line above every word behind it: cells that run over
+    several lines stay whole, unless all cells of their row wrap alike. They are in order, do not overlap, and hold
+    every word.
+    """
+    records = words.array
+    if len(records) == 0:
+        return []
+    middle = (records["y0"] + records["y1"]) / 2
+    above = np.maximum.accumulate(middle)[:-1]
+    below = np.minimum.accumulate(middle[::-1])[::-1][1:]
+    apart = below - above > 0.5 * float(np.median(records["y1"] - records["y0"]))
+    # The parts of a divided word stay together.
+    apart &= records["start"][1:] > records["end"][:-1]
+    cuts = [0, *(np.flatnonzero(apart) + 1).tolist(), len(records)]
+    starts, ends = records["start"].tolist(), records["end"].tolist()
+    return [(max(0, starts[first]), min(len(text), ends[last - 1])) for first, last in itertools.pairwise(cuts)]
 
 
 def _pieces(text: str, start: int, end: int, budget: int) -> Iterator[_Piece]:

@@ -2,7 +2,8 @@
 
 They stay in the text of a page but not in its chunks, where they would answer every question alike. A page alone cannot
 tell, and pages are read in ranges by tasks that know nothing of each other; so the evidence is collected once, before,
-from a sample that depends on nothing but the number of pages. The same file has the same chunks whatever its ranges.
+from a sample that depends on nothing but the document. The same file has the same chunks whatever its ranges.
+Recognised pages are less exact, so they and pages with text of their own are evidence for their own kind only.
 """
 
 from __future__ import annotations
@@ -24,10 +25,13 @@ MAX_ROWS: Final = 4  # of a margin that are looked at, from the edge inwards
 MAX_ROW_CHARS: Final = 200
 SAMPLE_RUN: Final = 4  # pages in a row: left and right pages have heads of their own, and so has each chapter
 SAMPLE_RUNS: Final = 8
+SCANNED_RUNS: Final = 3  # of pages to be recognised; the others wait for these
 SAME_HEIGHT: Final = 4.0  # points
+SCANNED_HEIGHT: Final = 10.0  # points; no page lies in a scanner like the one before
 REPEATS: Final = 3  # pages that a row is on; two for a document of two or three
 
 _NUMBER: Final = re.compile(r"\d+")
+_SIGNS: Final = re.compile(r"[^\w\s]+|_+")
 _ROMAN: Final = re.compile(r"[ivxlc]+")
 
 
@@ -49,16 +53,32 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
+class Margins:
+    """What one page tells of the furniture of its document.
+
+    Attributes:
+        number: of the page.
+        rows: in its margins; none where nothing stands between them: what such pages have in common may be all that
+            they say.
+    """
+
+    number: int
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Furniture:
     """What repeats in a document.
 
     Attributes:
         texts: (bottom, pattern, distance from the edge) of rows that say the same on several pages, but for numbers.
         numbers: (bottom, offset, distance) of rows with a number that grows with the page: number less page.
+        reach: by how much a row may stand higher or lower than they do, points.
     """
 
     texts: frozenset[tuple[bool, str, float]] = frozenset()
     numbers: frozenset[tuple[bool, int, float]] = frozenset()
+    reach: float = SAME_HEIGHT
 
     def spans(self, page: Page) -> tuple[Span, ...]:
         """The parts of a page's text that are furniture: ascending, without overlap."""
@@ -69,43 +89,53 @@ class Furniture:
 
     def _has(self, row: Row, page: int) -> bool:
         pattern = _pattern(row.text)
-        if any((row.bottom, pattern) == text[:2] and _near(row.distance, text[2]) for text in self.texts):
+        if any((row.bottom, pattern) == text[:2] and abs(row.distance - text[2]) <= self.reach for text in self.texts):
             return True
         offsets = {number - page for number in _numbers(row.text)}
         return any(
-            row.bottom == bottom and offset in offsets and _near(row.distance, distance)
+            row.bottom == bottom and offset in offsets and abs(row.distance - distance) <= self.reach
             for bottom, offset, distance in self.numbers
         )
 
 
-def sample(pages: int) -> tuple[int, ...]:
-    """Which pages of a document are looked at: all of a short one, else short runs spread evenly. From 1, ascending."""
-    if pages <= SAMPLE_RUN * SAMPLE_RUNS:
-        return tuple(range(1, pages + 1))
-    starts = (1 + index * (pages - SAMPLE_RUN) // (SAMPLE_RUNS - 1) for index in range(SAMPLE_RUNS))
+def sample(count: int, runs: int = SAMPLE_RUNS) -> tuple[int, ...]:
+    """Which of so many pages are looked at: all of a few, else short runs spread evenly. From 1, ascending."""
+    if count <= SAMPLE_RUN * runs:
+        return tuple(range(1, count + 1))
+    starts = (1 + index * (count - SAMPLE_RUN) // (runs - 1) for index in range(runs))
     return tuple(start + step for start in starts for step in range(SAMPLE_RUN))
 
 
-def collect(pages: Iterable[Page]) -> Furniture:
-    """What repeats over some pages, given in ascending order."""
+def margins(page: Page) -> Margins:
+    """What a page tells of the furniture."""
+    found = rows(page)
+    alone = sum(len(row.text.split()) for row in found) >= len(page.words)
+    return Margins(page.number, () if alone else tuple(found))
+
+
+def collect(pages: Iterable[Margins], *, reach: float = SAME_HEIGHT) -> Furniture:
+    """What repeats over some pages.
+
+    Args:
+        pages: in ascending order.
+        reach: by how much a row may stand higher or lower from page to page, points.
+    """
     texts: defaultdict[tuple[bool, str], list[tuple[int, float]]] = defaultdict(list)
     numbers: defaultdict[tuple[bool, int], list[tuple[int, float]]] = defaultdict(list)
     count = 0
     for page in pages:
         count += 1
-        found = rows(page)
-        if sum(len(row.text.split()) for row in found) >= len(page.words):
-            # Nothing stands between them: what such pages have in common may be all that they say.
-            continue
-        for row in found:
+        for row in page.rows:
             place = (page.number, row.distance)
-            texts[row.bottom, _pattern(row.text)].append(place)
+            if pattern := _pattern(row.text):
+                texts[row.bottom, pattern].append(place)
             for number in _numbers(row.text):
                 numbers[row.bottom, number - page.number].append(place)
     need = REPEATS if count > REPEATS else 2
     return Furniture(
-        frozenset((*key, distance) for key, places in texts.items() for distance in _repeated(places, need)),
-        frozenset((*key, distance) for key, places in numbers.items() for distance in _repeated(places, need)),
+        frozenset((*key, distance) for key, places in texts.items() for distance in _repeated(places, need, reach)),
+        frozenset((*key, distance) for key, places in numbers.items() for distance in _repeated(places, need, reach)),
+        reach,
     )
 
 
@@ -136,13 +166,13 @@ def rows(page: Page) -> list[Row]:
     return found
 
 
-def _repeated(places: list[tuple[int, float]], need: int) -> list[float]:
+def _repeated(places: list[tuple[int, float]], need: int, reach: float) -> list[float]:
     """The distances from the edge at which enough pages have it."""
     places = sorted(places, key=lambda place: place[1])
     found: list[float] = []
     first = 0
     for index in range(1, len(places) + 1):
-        if index == len(places) or places[index][1] - places[index - 1][1] > SAME_HEIGHT:
+        if index == len(places) or places[index][1] - places[index - 1][1] > reach:
             group = places[first:index]
             if len({page for page, _ in group}) >= need:
                 found.append(group[len(group) // 2][1])
@@ -150,13 +180,9 @@ def _repeated(places: list[tuple[int, float]], need: int) -> list[float]:
     return found
 
 
-def _near(distance: float, other: float) -> bool:
-    return abs(distance - other) <= SAME_HEIGHT
-
-
 def _pattern(text: str) -> str:
-    """A row's text with its numbers blanked out."""
-    folded = " ".join(text.casefold().split())
+    """A row's letters with its numbers blanked out; signs are what recognition gets wrong most."""
+    folded = " ".join(_SIGNS.sub(" ", text.casefold()).split())
     return "#" if _ROMAN.fullmatch(folded) else _NUMBER.sub("#", folded)
 
 

@@ -22,13 +22,12 @@ class Join(Enum):
 
 _FIRST: Final = re.compile(r"((?:[^\W\d_]+[-\u2010'’])*)([^\W\d_]+)[-\u2010]$")
 _SECOND: Final = re.compile(r"[^\W\d_]+")
-_WORD: Final = re.compile(r"[^\W\d_]+(?:[-\u2010][^\W\d_]+)*")
-_HYPHEN: Final = re.compile("[-\u2010]")
+_WORD: Final = re.compile(r"[^\W\d_]+(?:-[^\W\d_]+)*")
 
 # "pre- and post-war": the hyphen stands for the rest of another word.
 _SUSPENDED: Final = frozenset(("and", "or", "to", "nor", "but", "und", "oder", "bis", "et", "ou", "y", "o", "e", "en"))
 # Begin compounds far more often than divided words.
-_COMPOUND: Final = frozenset(("all", "cross", "ex", "half", "high", "long", "low", "non", "quasi", "self", "well"))
+_COMPOUND: Final = frozenset(("all", "cross", "half", "high", "long", "low", "non", "quasi", "self", "well"))
 MIN_WORD_CHARS: Final = 4  # two free words of this length beside a hyphen are a compound, not the halves of a word
 
 
@@ -58,7 +57,7 @@ def decide(texts: Sequence[str], ends: Iterable[int]) -> dict[int, Join]:
             continue
         if not seen:
             # Collected only on pages that have such a hyphen. A divided word is seen as its two parts.
-            seen.update(_HYPHEN.sub("-", word) for word in _WORD.findall("\n".join(texts).casefold()))
+            seen.update(_WORD.findall("\n".join(texts).casefold().replace("\u2010", "-")))
         found[index] = _judge(first[1], first[2].casefold(), second[0].casefold(), seen)
     return found
 

@@ -39,13 +39,11 @@ class Arrangement:
 
     Attributes:
         order: positions of the words in reading order, shape (words,); None if they are in it already.
-        blocks: block number of each word in that order, ascending, shape (words,).
-        lines: line number of each word in that order, ascending over the page, shape (words,).
+        gaps: what lies between each word and the next in that order, as `text.assemble` takes it, shape (words - 1,).
     """
 
     order: Ints | None
-    blocks: Ints
-    lines: Ints
+    gaps: Ints
 
 
 def arrange(boxes: Floats, blocks: Ints, lines: Ints, lengths: Ints) -> Arrangement:
@@ -57,35 +55,33 @@ def arrange(boxes: Floats, blocks: Ints, lines: Ints, lengths: Ints) -> Arrangem
         lines: line of each word within its block, shape (words,).
         lengths: characters of each word, shape (words,).
     """
-    new_line = np.empty(len(blocks), dtype=bool)
-    new_line[0] = True
-    np.logical_or(blocks[1:] != blocks[:-1], lines[1:] != lines[:-1], out=new_line[1:])
-    starts = np.flatnonzero(new_line)
-    if len(starts) == 1:
-        return Arrangement(None, np.zeros_like(blocks), np.zeros_like(blocks))
-    outlines = np.concatenate(
-        (np.minimum.reduceat(boxes[:2], starts, axis=1), np.maximum.reduceat(boxes[2:], starts, axis=1))
-    )
-    counts = np.empty(len(starts), dtype=np.int64)
-    np.subtract(starts[1:], starts[:-1], out=counts[:-1])
-    counts[-1] = len(blocks) - starts[-1]
-    new_block = np.empty(len(starts), dtype=bool)
-    new_block[0] = True
-    np.not_equal(blocks[starts[1:]], blocks[starts[1:] - 1], out=new_block[1:])
+    # Every text page passes here, and what an operation costs is mostly its call: there are as few as will do.
+    gaps = np.zeros(len(blocks) - 1, dtype=np.int64)
+    leaves_block = blocks[1:] != blocks[:-1]
+    (ends,) = (leaves_block | (lines[1:] != lines[:-1])).nonzero()
+    if len(ends) == 0:
+        return Arrangement(None, gaps)
+    starts = np.empty(len(ends) + 1, dtype=np.int64)
+    starts[0] = 0
+    np.add(ends, 1, out=starts[1:])
+    new_block = leaves_block[ends]
+    outlines = np.empty((4, len(starts)), dtype=boxes.dtype)
+    np.minimum.reduceat(boxes[:2], starts, axis=1, out=outlines[:2])
+    np.maximum.reduceat(boxes[2:], starts, axis=1, out=outlines[2:])
     order: Ints | None = None
     if side_by_side(outlines):
+        counts = np.append(starts[1:], len(blocks)) - starts
         # Words and the spaces between them.
         columns = reading_order(outlines, np.add.reduceat(lengths, starts) + counts)
         if columns is not None:
-            sequence, new_block = columns, _paragraphs(outlines[:, columns])
-            order = np.concatenate([np.arange(starts[line], starts[line] + counts[line]) for line in sequence])
-            outlines, counts = outlines[:, sequence], counts[sequence]
-    continued = _continues(outlines)
-    numbers = np.zeros((2, len(counts)), dtype=np.int64)
-    np.logical_not(continued, out=numbers[1, 1:], casting="unsafe")
-    np.multiply(new_block[1:], numbers[1, 1:], out=numbers[0, 1:])
-    block_numbers, line_numbers = np.repeat(np.cumsum(numbers, axis=1), counts, axis=1)
-    return Arrangement(order, block_numbers, line_numbers)
+            outlines, counts = outlines[:, columns], counts[columns]
+            # Each word stands as many places further on as its line moves.
+            moved = np.cumsum(counts) - counts
+            order = np.arange(len(blocks)) + np.repeat(starts[columns] - moved, counts)
+            new_block = _paragraphs(outlines)
+            ends = np.cumsum(counts[:-1]) - 1
+    gaps[ends] = np.where(_continues(outlines), 0, new_block + 1)
+    return Arrangement(order, gaps)
 
 
 def side_by_side(lines: Floats) -> bool:
@@ -207,15 +203,16 @@ def _beside(y0: Floats, y1: Floats, left: npt.NDArray[np.bool_], right: npt.NDAr
 
 
 def _paragraphs(lines: Floats) -> npt.NDArray[np.bool_]:
-    """Which lines, in reading order, begin a block: after a gap, in another size, or at the top of a column."""
+    """Which lines after the first, in reading order, begin a block: below a gap, in another size, atop a column."""
     x0, y0, x1, y1 = lines
     heights = y1 - y0
     gap = y0[1:] - y1[:-1]
     lower, higher = np.minimum(heights[1:], heights[:-1]), np.maximum(heights[1:], heights[:-1])
     same_row = (np.minimum(y1[1:], y1[:-1]) - np.maximum(y0[1:], y0[:-1])) > 0.5 * lower
     apart = (x0[1:] >= x1[:-1]) | (x1[1:] <= x0[:-1])
-    begins = (gap > 0.6 * higher) | (gap < -lower) | (higher > 1.25 * lower) | (apart & ~same_row)
-    return np.concatenate(([True], begins))
+    parted = (gap > 0.6 * higher) | (gap < -lower) | (higher > 1.25 * lower)
+    begins: npt.NDArray[np.bool_] = parted | (apart & ~same_row)
+    return begins
 
 
 def _continues(lines: Floats) -> npt.NDArray[np.bool_]:

@@ -69,6 +69,16 @@ def check_file(path: str, max_mb: float) -> None:
         raise DocumentTooLarge(f"The file has {size / MB:,.1f} MB; the limit is {max_mb:g} MB.")
 
 
+def check_text(chars: int, max_mb: float) -> None:
+    """Refuse a document by the length of its text so far.
+
+    Raises:
+        DocumentTooLarge: it has more than `max_mb` (10^6 characters).
+    """
+    if chars > max_mb * MB:
+        raise DocumentTooLarge(f"The text of the PDF is longer than {max_mb:g} million characters.")
+
+
 @cache
 def confine(memory_mb: int, file_mb: int) -> None:
     """Give up for good what reading a PDF does not need. Does it once in a process, at the first call.
@@ -79,7 +89,8 @@ def confine(memory_mb: int, file_mb: int) -> None:
     """
     _scrub_environment()
     _private_folder()
-    _limit(resource.RLIMIT_CORE, 0)
+    # Not 0: where the kernel pipes cores to a program, such as systemd-coredump, it heeds no limit but 1.
+    _limit(resource.RLIMIT_CORE, 1)
     _limit(resource.RLIMIT_FSIZE, file_mb * MB)
     # Not the address space: Ray maps its whole object store into each worker, 8.8 GB of addresses for 0.35 GB of
     # memory, and at a moment of its own. Since Linux 4.7 RLIMIT_DATA counts every private writable mapping and no

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from actors.messages import OcrRecord, Page, Words
-from actors.reading import merging, pages, scans, tesseract, triage
+from actors.reading import damage, merging, pages, scans, tesseract, triage
 from actors.reading.scans import Bitmap, Placement
 from actors.reading.tesseract import Word
-from actors.reading.text import assemble
+from actors.reading.text import assemble, gaps
 from actors.reading.triage import COVERING_SHARE, Why
 
 if TYPE_CHECKING:
@@ -96,7 +96,8 @@ def read(
         timeout_s: budget of the whole call.
 
     Returns:
-        One page for each wanted, in their order. A page that cannot be drawn has its `error` set.
+        One page for each wanted, in their order. A page that cannot be drawn, or not whole and without a word on what
+        was, has its `error` set.
 
     Raises:
         ReadingFailed: Tesseract or a language pack is missing, it crashed, or it took too long.
@@ -105,11 +106,13 @@ def read(
     tesseract.check_languages(languages)
     done: dict[int, Page] = {}
     own: dict[int, Page] = {}
+    lost: dict[int, str] = {}
     scanned: list[Scan] = []
     for number, why in wanted:
         try:
             own[number], _ = pages.read(document, number)
             drawn = _draw(document[number - 1], own[number], why, dpi, max_pixels)
+            lost[number] = damage.lost()
         except pages.DAMAGE as error:
             done[number] = Page(number, 0.0, 0.0, "", Words(), error=f"The page cannot be drawn: {pages.brief(error)}")
         else:
@@ -121,7 +124,11 @@ def read(
     for number, why in wanted:
         parts = [part for part in found if part.scan.number == number]
         if number not in done:
-            done[number] = _joined(own[number], why, parts, languages, spent) if parts else own[number]
+            page = _joined(own[number], why, parts, languages, spent) if parts else own[number]
+            # A picture that cannot be decoded is drawn black, and nothing is found on it.
+            if lost[number] and not page.words:
+                page = replace(page, error=f"The page is damaged: {lost[number]}")
+            done[number] = page
     return [done[number] for number, _ in wanted]
 
 
@@ -130,7 +137,7 @@ def _draw(source: pymupdf.Page, own: Page, why: Why, dpi: int, max_pixels: int) 
     started = perf_counter()
     width, height = float(source.rect.width), float(source.rect.height)
     if why == "mixed":
-        found = pages.silent_pictures(source, own)
+        found = tuple(pages.silent_pictures(source, own))
     else:
         found = tuple(
             picture for picture in triage.pictures(source) if _area(picture.box) >= COVERING_SHARE * width * height
@@ -257,5 +264,5 @@ def _blocks(part: Recognised, page: Page, *, least: float, beside: Words) -> lis
     numbers: dict[tuple[int, int], int] = {}
     places = [numbers.setdefault((word.block, word.paragraph), len(numbers)) for word in words]
     lines = np.array([word.line for word in words], dtype=np.int64)
-    text, packed = assemble([w.text for w in words], np.array(places), lines, boxes.astype(np.float32))
+    text, packed = assemble([w.text for w in words], gaps(np.array(places), lines), boxes.astype(np.float32))
     return merging.blocks(text, packed)

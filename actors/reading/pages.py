@@ -7,8 +7,10 @@ thread-safe: one call at a time in a process.
 from __future__ import annotations
 
 import io
+import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from math import ceil
 from pathlib import Path
 from typing import Any, Final
@@ -19,7 +21,7 @@ from PIL import Image
 
 from actors.errors import DocumentTooLarge, EmptyFile, EncryptedPdf, NotAPdf, ReadingFailed, TruncatedPdf, UnknownPage
 from actors.messages import Box, DocumentInfo, Page, Words
-from actors.reading import scans, structure, triage
+from actors.reading import damage, scans, structure, triage
 from actors.reading.layout import arrange
 from actors.reading.mupdf import pymupdf
 from actors.reading.text import assemble, clean
@@ -32,6 +34,7 @@ MAX_TITLE_CHARS: Final = 500
 MAX_METADATA_CHARS: Final = 2000
 LOOK_DPI: Final = 100  # print of 8 points has small letters of 6 pixels then
 LOOK_PIXELS: Final = 6_000_000
+FLAT: Final = 0.8  # of the width of one of its letters; half of that is as high as print has it
 HIGHLIGHT: Final = (255, 224, 64)
 HIGHLIGHT_MARGIN: Final = 1.0  # points
 PNG_LEVEL: Final = 3  # of 9: beyond it a page gets hardly smaller and twice as slow
@@ -39,6 +42,9 @@ PNG_LEVEL: Final = 3  # of 9: beyond it a page gets hardly smaller and twice as 
 # Without the flag for ligatures MuPDF expands those it knows; without the one for CIDs it writes U+FFFD for a glyph of
 # unknown meaning instead of an arbitrary character, which is what tells garbage from text.
 TEXT_FLAGS: Final = pymupdf.TEXT_PRESERVE_WHITESPACE | pymupdf.TEXT_MEDIABOX_CLIP
+# MuPDF leaves out letters that were drawn in their place before; that takes five times as long as all the rest.
+ONCE_FLAGS: Final = TEXT_FLAGS | pymupdf.TEXT_COLLECT_STYLES
+OVERPRINT: Final = 0.1  # of a line's height
 
 
 _METADATA: Final = {
@@ -52,13 +58,20 @@ _METADATA: Final = {
 }
 
 
+Word = tuple[float, float, float, float, str, int, int, int]
+"""As MuPDF finds it: x0, y0, x1, y1, text, block, line in the block, word in the line."""
+
 DAMAGE: Final = (RuntimeError, ValueError, pymupdf.mupdf.FzErrorBase, ReadingFailed)
 """What drawing a page raises when its content is broken."""
 
 
 @contextmanager
-def opened(path: str) -> Iterator[pymupdf.Document]:
+def opened(path: str, *, coloured: bool = False) -> Iterator[pymupdf.Document]:
     """The open document.
+
+    Args:
+        path: of the PDF.
+        coloured: whether its colours are wanted as its colour profiles have them.
 
     Raises:
         EncryptedPdf: it needs a password.
@@ -67,6 +80,9 @@ def opened(path: str) -> Iterator[pymupdf.Document]:
     # MuPDF reports every oddity of a file on the process's standard error.
     pymupdf.TOOLS.mupdf_display_errors(False)
     pymupdf.TOOLS.mupdf_display_warnings(False)
+    # MuPDF converts the colour of every letter, also where only text is wanted; with profiles that takes a quarter of
+    # the time of reading and half of that of drawing.
+    pymupdf.TOOLS.set_icc(coloured)
     damaged = ReadingFailed("The PDF is damaged beyond repair.")
     try:
         document = pymupdf.open(path, filetype="pdf")
@@ -86,6 +102,7 @@ def opened(path: str) -> Iterator[pymupdf.Document]:
         # MuPDF keeps the fonts and images of documents that are closed, up to 256 MB of them. Over 4,000 pages a
         # process grew from 115 to 158 MB; emptied each time it stays at 117 MB, and all that costs 20 ms.
         pymupdf.TOOLS.store_shrink(100)
+        damage.forget()
 
 
 def inspect(path: str, max_pages: int) -> DocumentInfo:
@@ -136,7 +153,7 @@ def _info(document: pymupdf.Document, pages: int) -> DocumentInfo:
     )
 
 
-def read(document: pymupdf.Document, number: int) -> tuple[Page, Why | None]:
+def read(document: pymupdf.Document, number: int, *, pictures: bool = True) -> tuple[Page, Why | None]:
     """One page, and what is wrong with its text layer if it must be recognised optically instead.
 
     A page that MuPDF cannot read comes back with its `error` set; the others are not affected.
@@ -144,18 +161,22 @@ def read(document: pymupdf.Document, number: int) -> tuple[Page, Why | None]:
     Args:
         document: from `opened`.
         number: from 1.
+        pictures: whether pictures beside good text are looked at: slow, and the only way to find a page `mixed`.
 
     Raises:
         UnknownPage: the document has no such page.
     """
     _check(document, number)
+    damage.forget()
     try:
         source = document[number - 1]
         page = _read(document, source, number)
         if page.error:
             return page, None
-        why = triage.judge(page, lambda: triage.marks(source))
-        if why is None and page.words and silent_pictures(source, page):
+        why = triage.judge(page, lambda: triage.marked(source), lambda: triage.covered(source))
+        if why is None and not page.words and (lost := damage.lost_content(document, source)):
+            page = replace(page, error=f"The page is damaged: {lost}")
+        if pictures and why is None and page.words and any(silent_pictures(source, page)):
             why = "mixed"
     # MuPDF's own errors, and those PyMuPDF raises for structures it does not expect, have no common base.
     except Exception as error:  # noqa: BLE001
@@ -164,50 +185,83 @@ def read(document: pymupdf.Document, number: int) -> tuple[Page, Why | None]:
         return page, why
 
 
-def text_of(document: pymupdf.Document, number: int) -> Page:
-    """One page as its text layer has it, good or not; with its `error` set where it is damaged. As `read` otherwise."""
-    _check(document, number)
-    try:
-        return _read(document, document[number - 1], number)
-    except Exception as error:  # noqa: BLE001 -- as in `read`
-        return Page(number, 0.0, 0.0, "", Words(), error=f"The page is damaged: {brief(error)}")
-
-
-def _read(document: pymupdf.Document, source: pymupdf.Page, number: int) -> Page:
+def _read(document: pymupdf.Document, source: pymupdf.Page, number: int, flags: int = TEXT_FLAGS) -> Page:
     sheet = source.rect
     width, height = float(sheet.width), float(sheet.height)
-    label = structure.label(document, source)
-    found: list[tuple[float, float, float, float, str, int, int, int]] = source.get_text("words", flags=TEXT_FLAGS)
+    label = structure.label(document, number - 1)
+    content = source.get_textpage(flags=flags)
+    found = _words(content, mended=False)
     if not found:
         return Page(number, width, height, "", Words(), label=label)
     x0, y0, x1, y1, texts, blocks, lines, _ = zip(*found, strict=True)
-    boxes = np.array((x0, y0, x1, y1), dtype=np.float32)
+    # MuPDF's numbers are of single precision already; numpy takes twice as long to turn tuples of them into an array.
+    packed = struct.pack(f"{4 * len(found)}f", *x0, *y0, *x1, *y1)
+    boxes = np.frombuffer(packed, dtype=np.float32).reshape(4, -1)
+    lengths = np.fromiter(map(len, texts), np.int64, len(texts))
+    if _flat(boxes, lengths):
+        boxes = np.array([word[:4] for word in _words(content, mended=True)], dtype=np.float32).T
     if source.rotation:
         boxes = _turned(boxes, source.rotation_matrix)
     place = np.array((blocks, lines), dtype=np.int64)
+    if flags == TEXT_FLAGS and _overprinted(boxes, place):
+        return _read(document, source, number, ONCE_FLAGS)
     joined = "\n".join(texts)
     if not joined.isascii():
         # A soft hyphen is seen at the end of a line only, and some fonts have it for every hyphen.
-        joined = joined.replace("\u00ad\n", "-\n")
         # All at once: word by word costs a tenth of the reading. Normalisation does not reach across a newline.
-        cleaned = clean(joined)
-        if cleaned != "\n".join(texts):
+        cleaned = clean(joined.replace("\u00ad\n", "-\n"))
+        if cleaned != joined:
             texts = tuple(map(str.strip, cleaned.split("\n")))
+            lengths = np.fromiter(map(len, texts), np.int64, len(texts))
         if "" in texts:
-            kept = np.array([text != "" for text in texts])
-            boxes, place = boxes[:, kept], place[:, kept]
+            kept = lengths > 0
+            boxes, place, lengths = boxes[:, kept], place[:, kept], lengths[kept]
             texts = tuple(filter(None, texts))
             if not texts:
                 return Page(number, width, height, "", Words(), label=label)
-    lengths = np.fromiter(map(len, texts), np.int64, len(texts))
     arranged = arrange(boxes, place[0], place[1], lengths)
     if arranged.order is not None:
         texts = tuple(texts[index] for index in arranged.order.tolist())
         boxes = boxes[:, arranged.order]
-    text, words = assemble(texts, arranged.blocks, arranged.lines, boxes)
+    text, words = assemble(texts, arranged.gaps, boxes)
     if len(text) > MAX_PAGE_CHARS:
         return Page(number, width, height, "", Words(), error=f"The page has more than {MAX_PAGE_CHARS:,} characters.")
     return Page(number, width, height, text, words, label=label)
+
+
+def _words(content: pymupdf.TextPage, *, mended: bool) -> list[Word]:
+    """The words of a page in the order drawn.
+
+    Args:
+        content: of the page without its rotation.
+        mended: whether the box of each letter is worked out anew from its font; that takes as long as all the rest.
+    """
+    pymupdf.TOOLS.unset_quad_corrections(not mended)
+    try:
+        words: list[Word] = content.extractWORDS()
+    finally:
+        pymupdf.TOOLS.unset_quad_corrections(False)
+    return words
+
+
+def _flat(boxes: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64]) -> bool:
+    """Whether a word is too low for its letters: its font tells a wrong height, often none."""
+    sides = boxes[2:] - boxes[:2]
+    flat = sides.min(axis=0) * lengths < FLAT * sides.max(axis=0)
+    return bool((flat & (lengths > 2)).any())  # a dash is as flat as it looks
+
+
+def _overprinted(boxes: npt.NDArray[np.float32], place: npt.NDArray[np.int64]) -> bool:
+    """Whether two lines begin in the same place: some programs print bold, or all of a page, by printing it again."""
+    block, line = place
+    (starts,) = ((block[1:] != block[:-1]) | (line[1:] != line[:-1])).nonzero()
+    if len(starts) < 2:
+        return False
+    begins = boxes[:, starts + 1]
+    x0, y0, _, y1 = begins[:, np.lexsort(begins[:2])]
+    near = OVERPRINT * (y1 - y0)[1:]
+    # Ascending, so only the distances across can be negative.
+    return bool(((y0[1:] - y0[:-1] < near) & (np.abs(x0[1:] - x0[:-1]) < near)).any())
 
 
 def _turned(boxes: npt.NDArray[np.float32], matrix: Any) -> npt.NDArray[np.float32]:
@@ -217,18 +271,17 @@ def _turned(boxes: npt.NDArray[np.float32], matrix: Any) -> npt.NDArray[np.float
     return np.stack((x.min(axis=0), y.min(axis=0), x.max(axis=0), y.max(axis=0))).astype(np.float32)
 
 
-def silent_pictures(source: pymupdf.Page, page: Page) -> tuple[Picture, ...]:
+def silent_pictures(source: pymupdf.Page, page: Page) -> Iterator[Picture]:
     """The pictures on a page that look like text and have none of the page's own over them.
 
     Text pages pay only for a look at the list of their images, unless one is large enough to be looked at.
     """
     if not triage.may_hold_text(source):
-        return ()
-    candidates = triage.silent(page, triage.pictures(source))
-    if not candidates:
-        return ()
-    pixels, dpi = rasterise(source, LOOK_DPI, LOOK_PIXELS, grey=True)
-    return tuple(picture for picture in candidates if scans.written(cut(pixels, picture.box, dpi)))
+        return
+    for picture in triage.silent(page, triage.pictures(source)):
+        pixels, _ = rasterise(source, LOOK_DPI, LOOK_PIXELS, grey=True, box=picture.box)
+        if scans.written(pixels):
+            yield picture
 
 
 def cut(pixels: npt.NDArray[np.uint8], box: Box, dpi: float) -> npt.NDArray[np.uint8]:
@@ -244,8 +297,17 @@ def fit_dpi(width: float, height: float, dpi: int, max_pixels: int) -> int:
     return max(1, min(dpi, int((max_pixels / inches) ** 0.5)))
 
 
-def rasterise(source: pymupdf.Page, dpi: int, max_pixels: int, *, grey: bool) -> tuple[npt.NDArray[np.uint8], int]:
+def rasterise(
+    source: pymupdf.Page, dpi: int, max_pixels: int, *, grey: bool, box: Box | None = None
+) -> tuple[npt.NDArray[np.uint8], int]:
     """A page as pixels, as displayed.
+
+    Args:
+        source: the page.
+        dpi: lowered if the whole page would have more than `max_pixels`.
+        max_pixels: see there.
+        grey: or in colour.
+        box: the part of it to draw, points; None for all of it.
 
     Returns:
         Shape (height, width) if grey, else (height, width, 3); and the resolution used.
@@ -257,7 +319,7 @@ def rasterise(source: pymupdf.Page, dpi: int, max_pixels: int, *, grey: bool) ->
     dpi = fit_dpi(width, height, dpi, max_pixels)
     if width * height * (dpi / 72) ** 2 > max_pixels:
         raise ReadingFailed(f"The page measures {width:,.0f} x {height:,.0f} points, too large to be drawn.")
-    pixmap = source.get_pixmap(dpi=dpi, alpha=False, colorspace=pymupdf.csGRAY if grey else pymupdf.csRGB)
+    pixmap = source.get_pixmap(dpi=dpi, alpha=False, colorspace=pymupdf.csGRAY if grey else pymupdf.csRGB, clip=box)
     rows = np.frombuffer(pixmap.samples, dtype=np.uint8).reshape(pixmap.height, pixmap.stride)
     channels = 1 if grey else 3
     pixels = rows[:, : pixmap.width * channels]
@@ -277,7 +339,7 @@ def render(path: str, number: int, boxes: Sequence[Box], dpi: int, max_pixels: i
     Raises:
         UnknownPage, EncryptedPdf, ReadingFailed: there is no such page, or it cannot be drawn.
     """
-    with opened(path) as document:
+    with opened(path, coloured=True) as document:
         _check(document, number)
         try:
             pixels, dpi = rasterise(document[number - 1], dpi, max_pixels, grey=False)
@@ -305,4 +367,4 @@ def _check(document: pymupdf.Document, number: int) -> None:
 
 def brief(error: Exception) -> str:
     """The first line of MuPDF's own words: they say what is wrong with the file and hold no paths."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+    return damage.told(str(error) or type(error).__name__)

@@ -3,18 +3,21 @@
 A failed range is not halved again and again until the bad page is found, but tried once more page by page. Each failure
 costs a new process or, where a page hangs, its whole time limit. In a range of 16 with one bad page, halving fails six
 times (16, 8, 4, 2, 1 and the second chance), page by page twice: three minutes or one, at 30 s a page. With every page
-bad it is 47 failures or 17. What halving saves is tasks, and a task for one page takes milliseconds. A page alone has
-its second chance because the process may have been killed for what another one did.
+bad it is 47 failures or 17, and whichever pages are bad, never fewer. What halving saves is tasks, 10 instead of 17,
+and a task for one page takes milliseconds: of 1,000 pages with one bad, 79 tasks read 999, and two of them fail. A page
+alone has its second chance because the process may have been killed for what another one did.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from actors.reading.triage import Why
+
+QUICK: Final = 4  # times as many pages a task where only text is wanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,20 @@ def split(pages: Iterable[int], size: int) -> list[Range]:
     if run:
         ranges.append(Range(tuple(run)))
     return ranges
+
+
+def quick_size(pages: int, size: int, tasks: int) -> int:
+    """How many pages a task reads where only text is wanted, which takes 2 ms a page.
+
+    To open a document of 1,200 pages and load its fonts takes 10 to 20 ms, and to hand a range over takes 8 ms: at 16
+    pages a task that was 4.9 s of CPU for the document, at 64 it is 3.5 s, where reading alone is 2.8 s.
+
+    Args:
+        pages: to be read.
+        size: of a range that takes longer; the least.
+        tasks: that run or wait at once, each of which should get a share.
+    """
+    return max(size, min(QUICK * size, -(-pages // tasks)))
 
 
 def split_scanned(found: Sequence[tuple[int, Why]], size: int) -> list[Range]:

@@ -1,17 +1,24 @@
 """Looks a document over once before its pages are dealt out: what repeats in its margins, and where sections begin.
 
 Every range of pages is cut into chunks with the same survey, so chunks do not depend on how the pages were dealt out.
+What the margins of scanned pages say is known only when some of them have been recognised; the survey says which.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from actors.messages import Page
-from actors.reading import furniture, pages, structure
-from actors.reading.mupdf import pymupdf
+from actors.reading import furniture, limits, pages, structure
+from actors.reading.furniture import Furniture, Margins
+
+if TYPE_CHECKING:
+    from pymupdf import Document
+
+    from actors.reading.triage import Why
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,12 +26,27 @@ class Survey:
     """What the chunks of a page need to know of the rest of the document.
 
     Attributes:
-        furniture: what repeats in the margins.
+        furniture: what repeats in the margins of pages with text of their own.
+        scanned: pages to be recognised before the others, each with what is wrong with its text; none where there are
+            too few to repeat anything.
+        scanned_furniture: what repeats in the margins of recognised pages.
         sections: page and title of each entry of the table of contents that leads to a page, by page.
     """
 
-    furniture: furniture.Furniture = field(default_factory=furniture.Furniture)
+    furniture: Furniture = field(default_factory=Furniture)
+    scanned: tuple[tuple[int, Why], ...] = ()
+    scanned_furniture: Furniture = field(default_factory=Furniture)
     sections: tuple[tuple[int, str], ...] = ()
+
+    def with_scans(self, margins: Iterable[Margins]) -> Survey:
+        """The survey when the pages it named have been recognised, with what their margins say, in any order."""
+        ordered = sorted(margins, key=lambda page: page.number)
+        return replace(self, scanned_furniture=furniture.collect(ordered, reach=furniture.SCANNED_HEIGHT))
+
+    def furniture_of(self, page: Page) -> Furniture:
+        """What may stand in the margins of a page."""
+        recognised = page.ocr is not None and page.ocr.why != "mixed"
+        return self.scanned_furniture if recognised else self.furniture
 
     def heading(self, page: int) -> str:
         """Title of the section that a page begins in: the last one to begin on a page before."""
@@ -32,14 +54,27 @@ class Survey:
         return self.sections[before - 1][1] if before else ""
 
 
-def survey(document: pymupdf.Document) -> Survey:
-    """Look a document over: 2 ms for each of up to 32 pages, and the table of contents."""
-    outline = [(item.page, item.title) for item in structure.outline(document) if item.page > 0]
+def survey(document: Document, page_timeout_s: float) -> Survey:
+    """Look a document over: 2 ms for each of up to 32 pages, and the table of contents.
+
+    Args:
+        document: open.
+        page_timeout_s: after which the kernel ends this process, for each page and for the table of contents.
+    """
+    with limits.clock(page_timeout_s):
+        outline = [(item.page, item.title) for item in structure.outline(document) if item.page > 0]
     # By page only: of two sections that begin on a page, the one listed last is open at its end.
     outline.sort(key=lambda section: section[0])
-    return Survey(furniture.collect(_sampled(document)), tuple(outline))
-
-
-def _sampled(document: pymupdf.Document) -> Iterator[Page]:
+    margins: list[Margins] = []
+    scanned: list[tuple[int, Why]] = []
     for number in furniture.sample(document.page_count):
-        yield pages.text_of(document, number)
+        # A page's time each, as when they are read: slow pages must not cost the document its headings.
+        with limits.clock(page_timeout_s):
+            page, why = pages.read(document, number, pictures=False)
+        if why is None:
+            margins.append(furniture.margins(page))
+        else:
+            scanned.append((number, why))
+    first = [scanned[position - 1] for position in furniture.sample(len(scanned), furniture.SCANNED_RUNS)]
+    enough = len(first) >= furniture.REPEATS
+    return Survey(furniture.collect(margins), tuple(first) if enough else (), sections=tuple(outline))

@@ -6,7 +6,6 @@ text is. Text layers and optical recognition both end here, so both are normalis
 
 from __future__ import annotations
 
-import itertools
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -19,8 +18,9 @@ from actors.messages import WORD, Words
 from actors.reading import hyphens
 
 SEPARATORS: Final = (" ", "\n", "\n\n", "")
-JOINED: Final = 3  # no gap: the parts of a divided word
-SEPARATOR_CHARS: Final = np.array([1, 1, 2, 0])
+"""What stands between two words by their gap: in the same line, before the next line, before the next block, ..."""
+JOINED: Final = 3  # ... and between the parts of a divided word
+SEPARATOR_CHARS: Final = np.array([1, 1, 2, 0], dtype=np.int32)
 
 _CLEAN: Final = str.maketrans(
     {
@@ -44,15 +44,13 @@ _SURROGATES: Final = re.compile(r"[\ud800-\udfff]")
 _ODD: Final = re.compile(f"[{''.join(re.escape(chr(code)) for code in _CLEAN)}\ud800-\udfff]")
 
 
-def assemble(
-    texts: Sequence[str], blocks: npt.NDArray[np.int64], lines: npt.NDArray[np.int64], boxes: npt.NDArray[np.float32]
-) -> tuple[str, Words]:
+def assemble(texts: Sequence[str], gaps: npt.NDArray[np.int64], boxes: npt.NDArray[np.float32]) -> tuple[str, Words]:
     """Join words into a page's text and note where each one went.
 
     Args:
         texts: the words in reading order, none empty.
-        blocks: block number of each word, shape (words,).
-        lines: line number of each word, unique within its block, shape (words,).
+        gaps: between each word and the next, 0: they stand in the same line, 1: the next begins a line, 2: it begins
+            a block; shape (words - 1,).
         boxes: x0, y0, x1, y1 of each word, shape (4, words), points.
 
     Returns:
@@ -61,20 +59,29 @@ def assemble(
     """
     if not texts:
         return "", Words()
-    # 0: same line, 1: next line, 2: next block.
-    gaps = np.where(np.diff(blocks) != 0, 2, (np.diff(lines) != 0).astype(np.int64))
-    ends = np.flatnonzero(gaps).tolist()
-    if divided := hyphens.decide(texts, ends):
+    (breaks,) = gaps.nonzero()
+    if divided := hyphens.decide(texts, breaks.tolist()):
         texts, gaps = _joined(texts, gaps, divided)
-    between = [SEPARATORS[gap] for gap in gaps.tolist()]
-    text = "".join(itertools.chain.from_iterable(zip(texts, [*between, ""], strict=True)))
-    lengths = np.fromiter(map(len, texts), np.int64, len(texts))
-    steps = lengths[:-1] + SEPARATOR_CHARS[gaps]
+        (breaks,) = gaps.nonzero()
+    parts = [SEPARATORS[0]] * (2 * len(texts) - 1)
+    parts[::2] = texts
+    for index, gap in zip(breaks.tolist(), gaps[breaks].tolist(), strict=True):
+        parts[2 * index + 1] = SEPARATORS[gap]
+    lengths = np.fromiter(map(len, texts), np.int32, len(texts))
     records = np.empty(len(texts), dtype=WORD)
-    records["start"] = np.concatenate(([0], np.cumsum(steps)))
-    records["end"] = records["start"] + lengths
-    records["x0"], records["y0"], records["x1"], records["y1"] = boxes
-    return text, Words(records.tobytes())
+    # As the table of numbers that it is, the boxes go in at once.
+    table = records.view(np.int32).reshape(len(texts), -1)
+    starts, ends = table[:, 0], table[:, 1]
+    np.cumsum(lengths[:-1] + SEPARATOR_CHARS[gaps], out=starts[1:])
+    starts[0] = 0
+    np.add(starts, lengths, out=ends)
+    table[:, 2:].view(np.float32)[:] = boxes.T
+    return "".join(parts), Words(records.tobytes())
+
+
+def gaps(blocks: npt.NDArray[np.int64], lines: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """The gaps that `assemble` takes, from the block of each word and its line, unique within the block."""
+    return np.where(np.diff(blocks) != 0, 2, (np.diff(lines) != 0).astype(np.int64))
 
 
 def _joined(

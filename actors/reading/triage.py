@@ -10,14 +10,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 
 from actors.messages import Box, Page
+from actors.reading.mupdf import pymupdf
 
-if TYPE_CHECKING:
-    import pymupdf
+mupdf = pymupdf.mupdf
 
 Why = Literal["absent", "garbage", "hidden", "mixed"]
 """What is wrong with a text layer; see `judge`."""
@@ -39,6 +39,7 @@ MIN_GRID: Final = (200, 100)  # pixels of the longer and the shorter side
 MIN_PICTURE_DPI: Final = 70  # small letters are then 5 pixels high
 
 _UNREADABLE: Final = re.compile("[\ufffd\x7f-\x9f\ue000-\uf8ff\U000f0000-\U0010ffff]")
+_IMAGE: Final = re.compile(r"<image: .*, width: (\d+), height: (\d+), bpc: \d+>$")  # PyMuPDF's text of an image block
 
 # The pairs of letters that are frequent in at least one of English, German, French, Spanish, Italian, Portuguese,
 # Dutch, Swedish, Polish, Turkish and Latin; together about a fifth of all that are possible.
@@ -49,24 +50,14 @@ _COMMON: Final = (
     "ac ct ci ut su sp sh wh fo fr ly ns rs ts tt pl pp op ol ot ow od id im um ul ab ag ap av ev iv bi bl bo br bu "
     "mp gh ay ig gi gr ga fe fi lo lu tu ru mu ir is yo ke ck ev ba"
 )
-_PAIRS: Final = np.zeros((256, 256), dtype=bool)
+_LETTERS: Final = bytes((code | 32) - 96 if chr(code).isascii() and chr(code).isalpha() else 0 for code in range(256))
+"""Latin-1 to the number of a letter, from 1, in either case; 0 for what is none."""
+_NO_LETTERS, _RARE, _FREQUENT = range(3)
+_PAIRS: Final = np.zeros((32, 32), dtype=np.uint8)
+_PAIRS[1:27, 1:27] = _RARE
 for _pair in _COMMON.split():
-    _PAIRS[ord(_pair[0]), ord(_pair[1])] = True
-_LETTER: Final = np.zeros(256, dtype=bool)
-_LETTER[ord("a") : ord("z") + 1] = True
-
-
-@dataclass(frozen=True, slots=True)
-class Marks:
-    """What stands on a page beside its text.
-
-    Attributes:
-        any: there are images or drawings.
-        image_share: part of the page that images cover, 0 to 1.
-    """
-
-    any: bool
-    image_share: float
+    _PAIRS[tuple(_pair.encode().translate(_LETTERS))] = _FREQUENT
+_KINDS: Final = _PAIRS.ravel()
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +84,13 @@ class Picture:
         return 72 * max(shorter / across, longer / down)
 
 
-def judge(page: Page, marks: Callable[[], Marks]) -> Why | None:
+def judge(page: Page, marked: Callable[[], bool], covered: Callable[[], float]) -> Why | None:
     """Whether a page must be recognised optically, and why; its pictures are judged by `silent`.
 
     Args:
         page: with its text layer.
-        marks: called only for pages with little text, so that text pages do not pay for a second pass.
+        marked: whether anything is drawn on it beside text; asked only of pages without text.
+        covered: part of it that images cover, 0 to 1; asked only of pages with little text.
 
     Returns:
         `absent`: no text, though something is drawn. `garbage`: glyphs without a known meaning, or with wrong ones.
@@ -106,14 +98,15 @@ def judge(page: Page, marks: Callable[[], Marks]) -> Why | None:
         page is blank.
     """
     if not page.words:
-        return "absent" if marks().any else None
-    if not page.text.isascii():
-        unreadable = len(_UNREADABLE.findall(page.text))
-        if unreadable > UNREADABLE_SHARE * (len(page.text) - len(page.words) + 1):
-            return "garbage"
+        return "absent" if marked() else None
+    allowed = UNREADABLE_SHARE * (len(page.text) - len(page.words) + 1)
+    # What UTF-8 takes beyond a byte a character bounds their number, and is known in a twentieth of the time.
+    extra = len(page.text.encode("utf-8", "replace")) - len(page.text)
+    if extra and extra + page.text.count("\x7f") > allowed and len(_UNREADABLE.findall(page.text)) > allowed:
+        return "garbage"
     if not plausible(page.text):
         return "garbage"
-    if len(page.words) < STAMP_WORDS and marks().image_share >= COVERING_SHARE:
+    if len(page.words) < STAMP_WORDS and covered() >= COVERING_SHARE:
         return "hidden"
     return None
 
@@ -131,17 +124,18 @@ def plausible(text: str) -> bool:
 def familiarity(text: str) -> float | None:
     """Share of neighbouring letters that are a common pair, 0 to 1; None for other scripts and short texts."""
     sample = text[:SAMPLE_CHARS]
-    codes = np.frombuffer(sample.lower().encode("latin-1", "replace"), dtype=np.uint8)
-    letters = _LETTER[codes]
+    letters = np.frombuffer(sample.encode("latin-1", "replace").translate(_LETTERS), dtype=np.uint8)
+    known = np.count_nonzero(letters)
     if not sample.isascii():
-        written = sum(map(str.isalpha, sample))
-        if int(letters.sum()) < ASCII_SHARE * written:
+        # A bound on the letters of any script; to ask each character takes longer than all the rest.
+        longest = len(sample) - sample.count(" ") - sample.count("\n")
+        if known < ASCII_SHARE * longest and known < ASCII_SHARE * sum(map(str.isalpha, sample)):
             return None
-    pairs = letters[:-1] & letters[1:]
-    count = int(pairs.sum())
-    if count < MIN_PAIRS:
+    pairs = letters[:-1].astype(np.int64) << 5 | letters[1:]
+    _, rare, frequent = np.bincount(_KINDS[pairs], minlength=3).tolist()
+    if rare + frequent < MIN_PAIRS:
         return None
-    return int(_PAIRS[codes[:-1], codes[1:]].sum()) / count
+    return int(frequent) / int(rare + frequent)
 
 
 def silent(page: Page, pictures: Sequence[Picture]) -> tuple[Picture, ...]:
@@ -179,38 +173,63 @@ def _meet(one: Box, other: Box) -> bool:
 # --- looking at the page --------------------------------------------------------------------------------------------
 
 
-def marks(source: pymupdf.Page) -> Marks:
-    """Look at what is drawn on a page; costs a pass over its content."""
-    sheet = source.rect * source.derotation_matrix
-    entries = [(kind, box) for kind, box in source.get_bboxlog() if not kind.endswith("-text")]
-    inside = [
-        (max(x0, sheet.x0), max(y0, sheet.y0), min(x1, sheet.x1), min(y1, sheet.y1))
-        for kind, (x0, y0, x1, y1) in entries
-        if "-im" in kind
-    ]
-    covered = sum(_area(box) for box in inside if box[0] < box[2] and box[1] < box[3])
-    return Marks(bool(entries), min(1.0, covered / max(1.0, sheet.get_area())))
+def marked(source: pymupdf.Page) -> bool:
+    """Whether anything is drawn on a page beside text; costs a pass over its content, and more for each drawing."""
+    return any(not kind.endswith("-text") for kind, _ in source.get_bboxlog())
+
+
+def covered(source: pymupdf.Page) -> float:
+    """The part of a page that its images cover, 0 to 1; costs a pass over its content."""
+    found = sum(_area(picture.box) for picture in pictures(source))
+    return min(1.0, found / max(1.0, float(source.rect.width * source.rect.height)))
 
 
 def may_hold_text(source: pymupdf.Page) -> bool:
     """Whether the page has an image of a size that text would need; a look at its resources, not at its content."""
+    resources = mupdf.pdf_dict_get_inheritable(source._pdf_page().obj(), mupdf.PDF_ENUM_NAME_Resources)
+    return _holds_image(resources, set())
+
+
+def _holds_image(resources: Any, seen: set[int]) -> bool:
+    """As `Page.get_images`, which takes a millisecond for 20 images, but only until one is found that is large enough.
+
+    Args:
+        resources: of a page or form, a `PdfObj`.
+        seen: forms that were looked into, by number; a broken file has forms that hold themselves.
+    """
     longer, shorter = MIN_GRID
-    return any(
-        max(width, height) >= longer and min(width, height) >= shorter
-        for _, _, width, height, *_ in source.get_images()
-    )
+    objects = mupdf.pdf_dict_get(resources, mupdf.PDF_ENUM_NAME_XObject)
+    forms = []
+    for index in range(mupdf.pdf_dict_len(objects)):
+        entry = mupdf.pdf_dict_get_val(objects, index)
+        kind = mupdf.pdf_to_name(mupdf.pdf_dict_get(entry, mupdf.PDF_ENUM_NAME_Subtype))
+        if kind == "Image":
+            width = mupdf.pdf_dict_get_int(entry, mupdf.PDF_ENUM_NAME_Width)
+            height = mupdf.pdf_dict_get_int(entry, mupdf.PDF_ENUM_NAME_Height)
+            if max(width, height) >= longer and min(width, height) >= shorter:
+                return True
+        elif kind == "Form" and (number := mupdf.pdf_to_num(entry)) not in seen:
+            seen.add(number)
+            forms.append(mupdf.pdf_dict_get(entry, mupdf.PDF_ENUM_NAME_Resources))
+    return any(_holds_image(form, seen) for form in forms)
 
 
 def pictures(source: pymupdf.Page) -> tuple[Picture, ...]:
     """The images on a page as displayed, cut to it; costs a pass over its content."""
     sheet = source.rect
     found = []
-    for info in source.get_image_info():
-        x0, y0, x1, y1 = _displayed(source, info["bbox"])
+    # `Page.get_image_info` takes 0.2 ms an image for what is not asked for here.
+    # Unless the whole plane is asked for, it leaves out every image that reaches beyond the page.
+    plane = pymupdf.INFINITE_RECT()
+    for *where, text, _, kind in source.get_text("blocks", flags=pymupdf.TEXT_PRESERVE_IMAGES, clip=plane):
+        size = _IMAGE.match(text) if kind == 1 else None
+        if size is None:
+            continue
+        x0, y0, x1, y1 = _displayed(source, where)
         box = (max(x0, 0.0), max(y0, 0.0), min(x1, sheet.width), min(y1, sheet.height))
         if box[0] < box[2] and box[1] < box[3]:
             # Measured before it is cut, or a picture that is half off the page would seem coarser than it is.
-            found.append(Picture(box, info["width"], info["height"]))
+            found.append(Picture(box, int(size[1]), int(size[2])))
     return tuple(found)
 
 

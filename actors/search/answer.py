@@ -1,6 +1,7 @@
 """Choosing what to say: sentences quoted from passages, and rows told as sentences, each with its citation.
 
-Nothing is generated. A sentence is a candidate if it shares a meaningful word with the question. Candidates are ranked
+Nothing is generated. A sentence is a candidate if it shares a meaningful word with the question; of a table it is a row
+that is quoted, for nobody finds a figure in a whole one. Candidates are ranked
 by how much of the question they cover, rare words counting more (idf over the candidate passages themselves: it needs
 nothing from the index and adapts to what was found), and near repetitions are dropped. Pure and cheap: it runs for
 every question.
@@ -14,8 +15,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from actors.messages import LinkedEntity, PageCitation, Passage, Row, Sentence
-from actors.reading.chunking import sentences as split
+from actors.messages import LinkedEntity, PageCitation, Passage, Row, Sentence, Words
+from actors.reading import chunking
 from actors.search.language import content_stems, stems
 from actors.search.telling import tell_rows
 
@@ -67,6 +68,10 @@ _QUANTITY = re.compile(
 )
 _DIGIT = re.compile(r"\d")
 _ENDS = ".!?…:;”\"')]"
+
+
+Statement = tuple[int, int, frozenset[str]]
+"""A span of a passage that can be quoted, and its stems."""
 
 
 @dataclass(slots=True)
@@ -153,7 +158,7 @@ def _candidates(wanted: frozenset[str], passages: Sequence[Passage]) -> tuple[li
             title = titles[passage.title] = wanted.intersection(stems(passage.title))
         before = title
         advantage = RANK_WEIGHT * (1 - rank / len(passages))
-        for start, end, words in _sentences(passage.text):
+        for start, end, words in _statements(passage):
             # Chunks of one page may overlap.
             place = (passage.document_id, passage.page, passage.start + start)
             if place in seen:
@@ -168,10 +173,23 @@ def _candidates(wanted: frozenset[str], passages: Sequence[Passage]) -> tuple[li
     return found, total
 
 
+def _statements(passage: Passage) -> tuple[Statement, ...]:
+    """What can be quoted of a passage: the sentences of prose, the rows of a table."""
+    return _rows(passage.text, passage.words) if passage.kind == "table" else _sentences(passage.text)
+
+
 @functools.lru_cache(maxsize=REMEMBERED_PASSAGES)
-def _sentences(text: str) -> tuple[tuple[int, int, frozenset[str]], ...]:
-    """The sentences of a passage: their spans and their stems."""
-    return tuple((start, end, frozenset(stems(text[start:end]))) for start, end in split(text))
+def _sentences(text: str) -> tuple[Statement, ...]:
+    return _stemmed(text, chunking.sentences(text))
+
+
+@functools.lru_cache(maxsize=REMEMBERED_PASSAGES)
+def _rows(text: str, words: Words) -> tuple[Statement, ...]:
+    return _stemmed(text, chunking.rows(text, words))
+
+
+def _stemmed(text: str, spans: Sequence[chunking.Span]) -> tuple[Statement, ...]:
+    return tuple((start, end, frozenset(stems(text[start:end]))) for start, end in spans)
 
 
 def _weights(

@@ -8,6 +8,7 @@ a mix.
 from __future__ import annotations
 
 import dataclasses
+import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -118,6 +119,12 @@ class Shelf:
     def chunks_of(self, document_id: str) -> int:
         """Chunks of one document; 0 where it is not held."""
         return len(self._documents.get(document_id, range(0)))
+
+    def contents(self, after: str, limit: int) -> list[tuple[str, int]]:
+        """Up to `limit` documents past the id `after`, in order, each with its number of chunks."""
+        # A copy first: the writing thread may change it meanwhile.
+        held = [(name, len(ids)) for name, ids in self._documents.copy().items() if name > after]
+        return heapq.nsmallest(limit, held)
 
     def put(
         self,
@@ -310,4 +317,5 @@ def _passage(placed: _Placed, score: float, scores: dict[str, float]) -> Passage
         words=chunk.words,
         score=score,
         scores=scores,
+        kind=chunk.kind,
     )

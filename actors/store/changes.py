@@ -44,6 +44,12 @@ async def last(connection: AsyncConnection) -> int:
     return number
 
 
+async def holds(connection: AsyncConnection, change: Change) -> bool:
+    """Whether this very change is in the log."""
+    found = await after(connection, change.number - 1, 1)
+    return found == [change]
+
+
 async def publication(connection: AsyncConnection, document_id: str) -> Change | None:
     """The change that last published a document."""
     columns = (changes.c.number, changes.c.kind, changes.c.document_id, changes.c.collection)

@@ -6,14 +6,14 @@ import re
 import secrets
 from pathlib import PurePath
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from actors.errors import InvalidInput, UnknownCollection, UnknownDocument
 from actors.messages import Accepted, Change, Document, Upload
-from actors.store import changes, jobs
-from actors.store.dialect import insert_ignore
-from actors.store.rows import AnyRow, iso
+from actors.store import changes, files, jobs, keys
+from actors.store.dialect import insert_new
+from actors.store.rows import AnyRow, iso, storable, storable_json
 from actors.store.tables import collections, documents
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -43,7 +43,7 @@ def new_id(now: float) -> str:
 def title_of(upload: Upload) -> str:
     """What to call the document: by its own title, else by its file name."""
     title = " ".join(upload.info.title.split()) or PurePath(upload.filename).stem.strip() or "Untitled"
-    return title[:MAX_TITLE_CHARS]
+    return storable(title)[:MAX_TITLE_CHARS]
 
 
 async def ensure_collection(connection: AsyncConnection, now: float, name: str) -> Change | None:
@@ -53,10 +53,12 @@ async def ensure_collection(connection: AsyncConnection, now: float, name: str) 
         InvalidInput: not a name.
     """
     check_name(name, "collection")
-    created = await connection.execute(insert_ignore(connection, collections), {"name": name, "created_at": now})
-    if created.rowcount != 1:
-        return None
-    return await changes.draw(connection, now, Change(0, "collection", collection=name))
+    # Held, so that it is not deleted before what goes into it is in.
+    there = select(collections.c.name).where(collections.c.name == name).with_for_update(read=True, key_share=True)
+    while (await connection.execute(there)).first() is None:
+        if await insert_new(connection, collections, {"name": name, "created_at": now}):
+            return await changes.draw(connection, now, Change(0, "collection", collection=name))
+    return None
 
 
 async def collection_names(connection: AsyncConnection) -> list[str]:
@@ -65,37 +67,78 @@ async def collection_names(connection: AsyncConnection) -> list[str]:
 
 
 async def accept(
-    connection: AsyncConnection, now: float, upload: Upload, *, pipeline: int, max_attempts: int
+    connection: AsyncConnection,
+    now: float,
+    upload: Upload,
+    *,
+    pipeline: int,
+    max_attempts: int,
+    document_id: str | None = None,
 ) -> Accepted:
     """Take a document in and queue its reading; the same file in the same collection is the same document.
 
-    A duplicate of a document whose reading had failed or was cancelled starts it again.
+    From here until the transaction ends nobody else can remove the file.
+
+    A duplicate of a document whose reading had failed or was cancelled starts it again. An upload under a key that was
+    used before gets the answer of then, and nothing else happens.
+
+    Args:
+        connection: in a transaction that writes.
+        now: the database's clock.
+        upload: the file, which is in the blob store, and what the client says of it.
+        pipeline: version to read with.
+        max_attempts: of the job.
+        document_id: a new id, by default drawn here. Found to be there already, it shows that this very call was
+            committed before.
 
     Raises:
         InvalidInput: the collection's name is no name.
+        KeyReused: the key was used for another upload.
     """
+    document_id = document_id or new_id(now)
+    await files.hold(connection, upload.sha256)
+    if not upload.idempotency_key:
+        return await _accept(connection, now, upload, document_id, pipeline, max_attempts)
+    before = await keys.claim(connection, now, upload)
+    if before is not None:
+        return before
+    accepted = await _accept(connection, now, upload, document_id, pipeline, max_attempts)
+    await keys.settle(connection, upload, accepted)
+    return accepted
+
+
+async def _accept(
+    connection: AsyncConnection, now: float, upload: Upload, document_id: str, pipeline: int, max_attempts: int
+) -> Accepted:
     await ensure_collection(connection, now, upload.collection)
-    document_id = new_id(now)
-    created = await connection.execute(
-        insert_ignore(connection, documents),
+    created = await insert_new(
+        connection,
+        documents,
         {
             "id": document_id,
             "collection": upload.collection,
             "sha256": upload.sha256,
             "size": upload.size,
             "title": title_of(upload),
-            "filename": PurePath(upload.filename).name[-500:],
+            "filename": storable(PurePath(upload.filename).name)[-500:],
             "pages": upload.info.pages,
             # What the client says of the document counts more than what the file says of itself.
-            "metadata": {**upload.info.metadata, **upload.metadata},
+            "metadata": storable_json({**upload.info.metadata, **upload.metadata}),
             "state": "queued",
             "created_at": now,
         },
     )
-    if created.rowcount == 1:
+    if created:
         job_id = new_id(now)
         await jobs.create(
-            connection, now, job_id=job_id, document_id=document_id, pipeline=pipeline, max_attempts=max_attempts
+            connection,
+            now,
+            job_id=job_id,
+            document_id=document_id,
+            collection=upload.collection,
+            pipeline=pipeline,
+            max_attempts=max_attempts,
+            priority=upload.priority,
         )
         return Accepted(document_id, job_id, duplicate=False)
     there = (
@@ -107,8 +150,8 @@ async def accept(
     ).one()
     job_id = await jobs.of_document(connection, there.id)
     if there.state in ("failed", "cancelled"):
-        await jobs.requeue(connection, now, job_id)
-    return Accepted(there.id, job_id, duplicate=True)
+        await jobs.retry(connection, now, job_id, pipeline=pipeline)
+    return Accepted(there.id, job_id, duplicate=there.id != document_id)
 
 
 async def find(connection: AsyncConnection, document_id: str) -> AnyRow:
@@ -123,6 +166,17 @@ async def find(connection: AsyncConnection, document_id: str) -> AnyRow:
     return row
 
 
+async def check_collection(connection: AsyncConnection, name: str) -> None:
+    """Refuse a name that no collection has, rather than answer that it is empty.
+
+    Raises:
+        UnknownCollection: there is none of this name.
+    """
+    known = await connection.execute(select(collections.c.name).where(collections.c.name == name))
+    if known.first() is None:
+        raise UnknownCollection("There is no collection of this name.")
+
+
 async def page_of(
     connection: AsyncConnection, collection: str | None, after: str | None, limit: int
 ) -> tuple[list[Document], str | None]:
@@ -135,9 +189,7 @@ async def page_of(
     if after is not None:
         query = query.where(documents.c.id > after)
     if collection is not None:
-        known = await connection.execute(select(collections.c.name).where(collections.c.name == collection))
-        if known.first() is None:
-            raise UnknownCollection("There is no collection of this name.")
+        await check_collection(connection, collection)
         query = query.where(documents.c.collection == collection)
     found = [as_message(row) for row in await connection.execute(query)]
     more = len(found) > limit
@@ -147,12 +199,6 @@ async def page_of(
 async def remove(connection: AsyncConnection, document_id: str) -> int:
     """Remove the row of a document; how many there were."""
     return (await connection.execute(delete(documents).where(documents.c.id == document_id))).rowcount
-
-
-async def users_of(connection: AsyncConnection, sha256: str) -> int:
-    """How many documents are this file."""
-    query = select(func.count()).select_from(documents).where(documents.c.sha256 == sha256)
-    return (await connection.execute(query)).scalar_one()
 
 
 def as_message(row: AnyRow) -> Document:

@@ -1,129 +1,87 @@
 """Jobs: which document is to be read, by whom, how often it was tried.
 
-A job is claimed by compare-and-swap on its *fence*, a number that grows at every claim. Everything a worker commits
-names the fence it claimed with and is refused once that has moved on, so a worker that was slow, cut off or presumed
-dead can do no harm. Attempts are counted at the claim: a document that kills its reader is given up all the same. What
-a claim, a failure or an expired lease leads to is decided by pure functions over `JobRow`; the rest of the module
-carries it out.
+A job is claimed by compare-and-swap on its *fence*, a number that grows whenever it changes hands. Everything a worker
+commits names the fence it claimed with and is refused once that has moved on, so a worker that was slow, cut off or
+presumed dead can do no harm. Attempts are counted at the claim: a document that kills its reader is given up all the
+same. What each event leads to is decided in `lifecycle.py`, and who is next in `queue.py`; this module carries it out.
 
 A worker may hold a job past its lease as long as nobody else has claimed it: the lease only says when others may.
 """
 
 from __future__ import annotations
 
-import random
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
-from sqlalchemy import ColumnElement, func, insert, select, update
+from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from actors.errors import Conflict, ReadingFailed, StaleLease, UnknownJob
-from actors.messages import Change, Job, JobState, Lease
-from actors.store import changes, readings
-from actors.store.rows import AnyRow, iso
+from actors.messages import Change, JobState, Lease
+from actors.store import changes, lifecycle, queue, readings, upkeep
+from actors.store.dialect import insert_new
+from actors.store.lifecycle import PUBLISHED, JobRow
+from actors.store.rows import JOB_ROW, AnyRow, job_row, storable
 from actors.store.tables import documents, jobs
 
-PUBLISHED: tuple[JobState, ...] = ("done", "partial")
-MAX_ERROR_CHARS = 1000
-MAX_BACKOFF_S = 60.0
-DIED = "The process that read the document ended on every attempt, without an error."
-
-_JOB_ROW = (
-    jobs.c.state,
-    jobs.c.run_at,
-    jobs.c.attempt,
-    jobs.c.max_attempts,
-    jobs.c.lease_until,
-    jobs.c.fence,
-    jobs.c.error,
-)
-
-
-@dataclass(frozen=True, slots=True)
-class JobRow:
-    """The part of a job that decides what may happen next. Times are those of the database's clock."""
-
-    state: JobState
-    run_at: float
-    attempt: int
-    max_attempts: int
-    lease_until: float | None
-    fence: int
-    error: str | None
-
-
-def claimed(job: JobRow, now: float, lease_s: float) -> JobRow:
-    """What a claim leads to: the next attempt, or the end if there is none left."""
-    if job.attempt >= job.max_attempts:
-        return replace(job, state="failed", lease_until=None, fence=job.fence + 1, error=job.error or DIED)
-    return replace(
-        job, state="reading", attempt=job.attempt + 1, lease_until=now + lease_s, fence=job.fence + 1, run_at=now
-    )
-
-
-def failed(job: JobRow, now: float, error: str, retry_in_s: float | None) -> JobRow:
-    """What a failed attempt leads to: another one later, or the end if there is none left or it would be of no use."""
-    error = error[:MAX_ERROR_CHARS]
-    if retry_in_s is None or job.attempt >= job.max_attempts:
-        return replace(job, state="failed", lease_until=None, error=error)
-    return replace(job, state="queued", lease_until=None, run_at=now + retry_in_s, error=error)
-
-
-def released(job: JobRow, now: float) -> JobRow:
-    """What giving the job back leads to: its worker was told to stop and has not failed, so no attempt is used up."""
-    return replace(job, state="queued", lease_until=None, run_at=now, attempt=job.attempt - 1)
-
-
-def requeued(job: JobRow, now: float) -> JobRow:
-    """A job that had ended, from the start. The fence moves on, as it does whenever a job changes hands."""
-    return replace(job, state="queued", lease_until=None, run_at=now, attempt=0, fence=job.fence + 1, error=None)
-
-
-def finished(job: JobRow, state: JobState, error: str | None) -> JobRow:
-    """A job whose document is published."""
-    return replace(job, state=state, lease_until=None, error=error)
-
-
-def backoff(base_s: float, attempt: int, dice: random.Random) -> float:
-    """Pause before the try after number `attempt`, s: doubling up to a minute, less up to half of it by chance.
-
-    Without the chance, all that failed together would come back together.
-    """
-    return min(MAX_BACKOFF_S, base_s * 2.0 ** min(attempt - 1, 30)) * dice.uniform(0.5, 1.0)
+SUPERSEDED = "A newer version of the reading pipeline has a job of its own for the document."
 
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A job its caller is known to hold, for the rest of the transaction."""
+    """A job its caller is known to hold, for the rest of the transaction.
+
+    Attributes:
+        published: version of the pipeline whose reading the document shows now; None before the first.
+    """
 
     job_id: str
     document_id: str
     collection: str
     sha256: str
     pipeline: int
+    published: int | None
     pages: int
+    lane: int
+    turn: int
     row: JobRow
 
 
 async def create(
-    connection: AsyncConnection, now: float, *, job_id: str, document_id: str, pipeline: int, max_attempts: int
-) -> None:
-    """Queue the reading of a document. `dedup_key` holds it to one job for each version of the pipeline."""
-    await connection.execute(
-        insert(jobs).values(
-            id=job_id,
-            document_id=document_id,
-            dedup_key=f"{document_id}:{pipeline}",
-            state="queued",
-            pipeline=pipeline,
-            run_at=now,
-            attempt=0,
-            max_attempts=max_attempts,
-            fence=0,
-            created_at=now,
-            updated_at=now,
-        )
-    )
+    connection: AsyncConnection,
+    now: float,
+    *,
+    job_id: str,
+    document_id: str,
+    collection: str,
+    pipeline: int,
+    max_attempts: int,
+    priority: int = 0,
+) -> bool:
+    """Queue the reading of a document. `dedup_key` holds it to one job for each version of the pipeline.
+
+    Returns:
+        Whether it was queued; False if there is such a job already.
+    """
+    lane = queue.lane_of(priority)
+    row = {
+        "id": job_id,
+        "document_id": document_id,
+        "dedup_key": _dedup_key(document_id, pipeline),
+        "state": "queued",
+        "pipeline": pipeline,
+        "run_at": now,
+        "attempt": 0,
+        "max_attempts": max_attempts,
+        "fence": 0,
+        "created_at": now,
+        "updated_at": now,
+        "collection": collection,
+        "lane": lane,
+        "turn": await queue.turn(connection, now, collection, lane),
+    }
+    return await insert_new(connection, jobs, row)
 
 
 async def of_document(connection: AsyncConnection, document_id: str) -> str:
@@ -133,60 +91,68 @@ async def of_document(connection: AsyncConnection, document_id: str) -> str:
     return job_id
 
 
-async def find(connection: AsyncConnection, job_id: str) -> Job:
-    """A job as its owner sees it.
+# --- what workers do -------------------------------------------------------------------------------------------------
 
-    Raises:
-        UnknownJob: there is none of this id.
+
+async def claim(connection: AsyncConnection, now: float, *, worker: str, lease_s: float, pipeline: int) -> Lease | None:
+    """Take the next job, ending those on the way that have no attempt left; None if there is nothing to do.
+
+    Args:
+        connection: in a transaction that writes.
+        now: the database's clock.
+        worker: its name.
+        lease_s: how long others may not claim it, s.
+        pipeline: the version that the worker reads with. A job of an older one becomes one of this.
     """
-    found = await connection.execute(
-        select(jobs, documents.c.sha256, documents.c.pages)
-        .join(documents, documents.c.id == jobs.c.document_id)
-        .where(jobs.c.id == job_id)
-    )
-    row = found.first()
-    if row is None:
-        raise UnknownJob("There is no job of this id.")
-    done = await readings.count(connection, row.sha256, row.pipeline)
-    # Publishing is one short transaction, so there is nothing to store: all is read, and it is not yet visible.
-    state: JobState = "publishing" if row.state == "reading" and done >= row.pages else row.state
-    published = await changes.publication(connection, row.document_id) if state in PUBLISHED else None
-    return Job(
-        job_id=row.id,
-        document_id=row.document_id,
-        state=state,
-        pages_done=done,
-        pages_total=row.pages,
-        attempt=row.attempt,
-        error=row.error,
-        change=None if published is None else published.number,
-        created_at=iso(row.created_at),
-        updated_at=iso(row.updated_at),
-    )
-
-
-async def claim(connection: AsyncConnection, now: float, *, worker: str, lease_s: float) -> Lease | None:
-    """Take the next job, ending those on the way that have no attempt left; None if there is nothing to do."""
-    while (candidate := await _candidate(connection, now)) is not None:
-        seen = _job_row(candidate)
-        after = claimed(seen, now, lease_s)
-        if not await _swap(connection, now, candidate.id, seen, after, worker=worker):
+    columns = (jobs.c.id, jobs.c.document_id, jobs.c.pipeline, *JOB_ROW)
+    while (row := await queue.next_due(connection, now, pipeline, *columns)) is not None:
+        seen = job_row(row)
+        after = lifecycle.claimed(seen, now, lease_s)
+        if after.state == "failed":
+            if not await _swap(connection, now, row.id, seen, after, worker=worker[:100]):
+                return None
+            await _set_document_state(connection, row.document_id, "failed")
+            continue
+        document = (
+            await connection.execute(
+                select(documents.c.sha256, documents.c.collection, documents.c.pages).where(
+                    documents.c.id == row.document_id
+                )
+            )
+        ).one()
+        more: dict[str, Any] = {"worker": worker[:100]}
+        if row.pipeline < pipeline:
+            key = _dedup_key(row.document_id, pipeline)
+            if (await connection.execute(select(jobs.c.id).where(jobs.c.dedup_key == key))).first():
+                superseded = lifecycle.cancelled(seen, SUPERSEDED)
+                await _swap(connection, now, row.id, seen, superseded)
+                continue
+            # Pages of two versions do not make one reading: those of the older one are left behind.
+            await upkeep.supersede(connection, document.sha256, row.pipeline)
+            more |= {"pipeline": pipeline, "dedup_key": key}
+        missing = await readings.missing(connection, document.sha256, pipeline, document.pages)
+        more["read_before"] = document.pages - len(missing)
+        if not await _swap(connection, now, row.id, seen, after, **more):
             # Only where SKIP LOCKED is missing: another worker was faster. The next poll will do.
             return None
-        if after.state == "failed":
-            await _set_document_state(connection, candidate.document_id, "failed")
-            continue
         return Lease(
-            job_id=candidate.id,
-            document_id=candidate.document_id,
-            sha256=candidate.sha256,
-            collection=candidate.collection,
+            job_id=row.id,
+            document_id=row.document_id,
+            sha256=document.sha256,
+            collection=document.collection,
             fence=after.fence,
             attempt=after.attempt,
-            pages=candidate.pages,
-            missing=await readings.missing(connection, candidate.sha256, candidate.pipeline, candidate.pages),
+            last=after.attempt >= after.max_attempts,
+            pages=document.pages,
+            missing=missing,
         )
     return None
+
+
+async def is_held(connection: AsyncConnection, lease: Lease, worker: str) -> bool:
+    """Whether a lease is in force, and this worker's: another one may have claimed the job with the same fence."""
+    mine = (jobs.c.id == lease.job_id, jobs.c.fence == lease.fence, jobs.c.worker == worker[:100])
+    return (await connection.execute(select(jobs.c.id).where(*mine, jobs.c.state == "reading"))).first() is not None
 
 
 async def hold(connection: AsyncConnection, now: float, job_id: str, fence: int) -> Held:
@@ -195,20 +161,24 @@ async def hold(connection: AsyncConnection, now: float, job_id: str, fence: int)
     Raises:
         StaleLease: the job was claimed by another worker, has ended, or was deleted.
     """
-    touched = await connection.execute(
-        update(jobs).where(jobs.c.id == job_id, jobs.c.fence == fence, jobs.c.state == "reading").values(updated_at=now)
-    )
-    if touched.rowcount != 1:
+    columns = (jobs.c.document_id, jobs.c.pipeline, jobs.c.lane, jobs.c.turn, *JOB_ROW)
+    row = (await connection.execute(select(*columns).where(jobs.c.id == job_id).with_for_update())).first()
+    if row is None or not lifecycle.holds(job_row(row), fence):
         raise StaleLease("The job is no longer held with this fence.")
-    found = await connection.execute(
-        select(
-            jobs.c.pipeline, documents.c.id, documents.c.collection, documents.c.sha256, documents.c.pages, *_JOB_ROW
-        )
-        .join(documents, documents.c.id == jobs.c.document_id)
-        .where(jobs.c.id == job_id)
+    found = await connection.execute(select(documents).where(documents.c.id == row.document_id))
+    document = found.one()
+    return Held(
+        job_id=job_id,
+        document_id=document.id,
+        collection=document.collection,
+        sha256=document.sha256,
+        pipeline=row.pipeline,
+        published=document.pipeline,
+        pages=document.pages,
+        lane=row.lane,
+        turn=row.turn,
+        row=job_row(row),
     )
-    row = found.one()
-    return Held(job_id, row.id, row.collection, row.sha256, row.pipeline, row.pages, _job_row(row))
 
 
 async def heartbeat(connection: AsyncConnection, now: float, *, job_id: str, fence: int, lease_s: float) -> None:
@@ -218,7 +188,7 @@ async def heartbeat(connection: AsyncConnection, now: float, *, job_id: str, fen
         StaleLease: see `hold`.
     """
     held = await hold(connection, now, job_id, fence)
-    await _swap(connection, now, job_id, held.row, replace(held.row, lease_until=now + lease_s))
+    await _swap(connection, now, job_id, held.row, lifecycle.prolonged(held.row, now, lease_s))
 
 
 async def commit_pages(
@@ -240,13 +210,16 @@ async def commit_pages(
 async def publish(connection: AsyncConnection, now: float, *, job_id: str, fence: int) -> Change:
     """Make the document visible: its chunks, mentions and a change number, together.
 
+    However many pages it has, this writes a handful of rows: the document is pointed at a reading that is there. One
+    that showed an older reading shows this one from here on.
+
     Returns:
         The change. Repeated with the same fence, because an answer got lost, it is the same one again.
 
     Raises:
         StaleLease: see `hold`.
         Conflict: pages are missing.
-        ReadingFailed: no page could be read; nothing was changed.
+        ReadingFailed: no page could be read, or fewer than in the reading that is shown; nothing was changed.
     """
     try:
         held = await hold(connection, now, job_id, fence)
@@ -261,16 +234,24 @@ async def publish(connection: AsyncConnection, now: float, *, job_id: str, fence
     unread = await readings.errors(connection, held.sha256, held.pipeline)
     if len(unread) == held.pages:
         raise ReadingFailed(f"None of the {held.pages} pages could be read. Page {unread[0][0]}: {unread[0][1]}")
+    if held.published is not None and held.published != held.pipeline:
+        lost = len(unread) - len(await readings.errors(connection, held.sha256, held.published))
+        if lost > 0:
+            raise ReadingFailed(f"The newer pipeline could not read {lost} more pages: the earlier reading stays.")
+        await upkeep.supersede(connection, held.sha256, held.published)
     state: JobState = "done"
     error = None
     if unread:
         state = "partial"
         listed = "; ".join(f"page {number}: {why}" for number, why in unread[:3])
-        error = f"{len(unread)} of {held.pages} pages could not be read: {listed}"[:MAX_ERROR_CHARS]
-    await _swap(connection, now, job_id, held.row, finished(held.row, state, error))
+        error = f"{len(unread)} of {held.pages} pages could not be read: {listed}"[: lifecycle.MAX_ERROR_CHARS]
+    await _swap(connection, now, job_id, held.row, lifecycle.finished(held.row, state, error))
     await connection.execute(
         update(documents).where(documents.c.id == held.document_id).values(state=state, pipeline=held.pipeline)
     )
+    for document_id, collection in await _sharers(connection, held):
+        await connection.execute(update(documents).where(documents.c.id == document_id).values(state=state))
+        await changes.draw(connection, now, Change(0, "publish", document_id=document_id, collection=collection))
     change = Change(0, "publish", document_id=held.document_id, collection=held.collection)
     return await changes.draw(connection, now, change)
 
@@ -284,10 +265,12 @@ async def fail(
         StaleLease: see `hold`.
     """
     held = await hold(connection, now, job_id, fence)
-    after = failed(held.row, now, error, retry_in_s)
-    await _swap(connection, now, job_id, held.row, after)
+    after = lifecycle.failed(held.row, now, storable(error), retry_in_s)
     if after.state == "failed":
+        await _swap(connection, now, job_id, held.row, after)
         await _set_document_state(connection, held.document_id, "failed")
+    else:
+        await _back_in_the_queue(connection, now, held, after)
 
 
 async def release(connection: AsyncConnection, now: float, *, job_id: str, fence: int) -> None:
@@ -297,22 +280,89 @@ async def release(connection: AsyncConnection, now: float, *, job_id: str, fence
         StaleLease: see `hold`.
     """
     held = await hold(connection, now, job_id, fence)
-    await _swap(connection, now, job_id, held.row, released(held.row, now))
+    await _back_in_the_queue(connection, now, held, lifecycle.released(held.row, now))
 
 
-async def requeue(connection: AsyncConnection, now: float, job_id: str) -> None:
-    """Start a failed or cancelled job again; pages that could not be read are tried again too."""
+# --- what owners do --------------------------------------------------------------------------------------------------
+
+
+async def cancel(connection: AsyncConnection, now: float, job_id: str) -> None:
+    """Stop a job: one that waits at once; the worker of one that is read finds out at its next commit or heartbeat.
+
+    A document that was published stays as it is.
+
+    Raises:
+        UnknownJob: there is none of this id.
+        Conflict: it has ended.
+    """
+    row = await _locked(connection, job_id)
+    seen = job_row(row)
+    await _swap(connection, now, job_id, seen, lifecycle.cancelled(seen))
+    await _set_document_state(connection, row.document_id, "cancelled")
+
+
+async def retry(connection: AsyncConnection, now: float, job_id: str, *, pipeline: int) -> None:
+    """Start a failed, cancelled or partial job again; pages that could not be read are tried again too.
+
+    One that waits or is being read already is left alone.
+
+    Args:
+        connection: in a transaction that writes.
+        now: the database's clock.
+        job_id: of the job.
+        pipeline: the newest version: only of a reading with it are pages worth another try.
+
+    Raises:
+        UnknownJob: there is none of this id.
+        Conflict: it is done.
+    """
+    row = await _locked(connection, job_id)
+    seen = job_row(row)
+    after = lifecycle.retried(seen, now)
+    if after == seen:
+        return
+    turn = await queue.turn(connection, now, row.collection, row.lane)
+    await _swap(connection, now, job_id, seen, after, turn=turn)
+    if row.pipeline == pipeline:
+        await readings.forget_errors(connection, row.sha256, row.pipeline)
+    await _set_document_state(connection, row.document_id, "queued")
+
+
+async def require(
+    connection: AsyncConnection,
+    now: float,
+    *,
+    job_id: str,
+    document_id: str,
+    collection: str,
+    pipeline: int,
+    max_attempts: int,
+) -> None:
+    """See to it that a document is read, even if a job has ended well: something of what it read was lost since.
+
+    Takes what `create` takes; `job_id` is for a new job, where there is none for the version yet.
+    """
+    new = await create(
+        connection,
+        now,
+        job_id=job_id,
+        document_id=document_id,
+        collection=collection,
+        pipeline=pipeline,
+        max_attempts=max_attempts,
+    )
+    if new:
+        return
+    key = _dedup_key(document_id, pipeline)
     found = await connection.execute(
-        select(jobs.c.pipeline, jobs.c.document_id, documents.c.sha256, *_JOB_ROW)
-        .join(documents, documents.c.id == jobs.c.document_id)
-        .where(jobs.c.id == job_id)
+        select(jobs.c.id, jobs.c.lane, *JOB_ROW).where(jobs.c.dedup_key == key).with_for_update()
     )
     row = found.one()
-    seen = _job_row(row)
-    if not await _swap(connection, now, job_id, seen, requeued(seen, now)):
-        return  # another upload of the same file has just done it
-    await readings.forget_errors(connection, row.sha256, row.pipeline)
-    await _set_document_state(connection, row.document_id, "queued")
+    seen = job_row(row)
+    if seen.state in lifecycle.AT_REST:
+        turn = await queue.turn(connection, now, collection, row.lane)
+        again = lifecycle.retried(replace(seen, state="failed"), now)
+        await _swap(connection, now, row.id, seen, again, turn=turn)
 
 
 async def remove(connection: AsyncConnection, document_id: str) -> int:
@@ -320,61 +370,46 @@ async def remove(connection: AsyncConnection, document_id: str) -> int:
     return (await connection.execute(jobs.delete().where(jobs.c.document_id == document_id))).rowcount
 
 
-async def counts(connection: AsyncConnection) -> dict[str, int]:
-    """Jobs that wait or are under way, by state."""
-    rows = await connection.execute(
-        select(jobs.c.state, func.count()).where(jobs.c.state.in_(("queued", "reading"))).group_by(jobs.c.state)
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _dedup_key(document_id: str, pipeline: int) -> str:
+    return f"{document_id}:{pipeline}"
+
+
+async def _locked(connection: AsyncConnection, job_id: str) -> AnyRow:
+    found = await connection.execute(
+        select(jobs.c.pipeline, jobs.c.document_id, jobs.c.collection, jobs.c.lane, documents.c.sha256, *JOB_ROW)
+        .join(documents, documents.c.id == jobs.c.document_id)
+        .where(jobs.c.id == job_id)
+        .with_for_update(of=jobs)
     )
-    return {state: number for state, number in rows}  # noqa: C416 -- rows are no pairs to the type checker
+    row = found.first()
+    if row is None:
+        raise UnknownJob("There is no job of this id.")
+    return row
 
 
-async def _candidate(connection: AsyncConnection, now: float) -> AnyRow | None:
-    """The next claimable job, locked: those whose worker has gone first, then the one that is due longest.
-
-    Two selects, so that each takes the first entry of the index and neither sorts the whole queue.
-    """
-    expired: ColumnElement[bool] = jobs.c.lease_until <= now
-    due: ColumnElement[bool] = jobs.c.run_at <= now
-    for state, condition in (("reading", expired), ("queued", due)):
-        found = await connection.execute(
-            select(
-                jobs.c.id,
-                jobs.c.document_id,
-                jobs.c.pipeline,
-                documents.c.sha256,
-                documents.c.collection,
-                documents.c.pages,
-                *_JOB_ROW,
-            )
-            .join(documents, documents.c.id == jobs.c.document_id)
-            .where(jobs.c.state == state, condition)
-            .order_by(jobs.c.run_at)
-            .limit(1)
-            .with_for_update(of=jobs, skip_locked=True)
-        )
-        row = found.first()
-        if row is not None:
-            return row
-    return None
+async def _back_in_the_queue(connection: AsyncConnection, now: float, held: Held, after: JobRow) -> None:
+    turn = await queue.turn_again(connection, now, held.lane, held.turn)
+    await _swap(connection, now, held.job_id, held.row, after, turn=turn)
 
 
-async def _swap(
-    connection: AsyncConnection, now: float, job_id: str, seen: JobRow, after: JobRow, *, worker: str | None = None
-) -> bool:
-    """Write `after` over a job that still is as `seen`; whether it was."""
-    values = {
-        "state": after.state,
-        "run_at": after.run_at,
-        "attempt": after.attempt,
-        "lease_until": after.lease_until,
-        "fence": after.fence,
-        "error": after.error,
-        "updated_at": now,
-    }
-    if worker is not None:
-        values["worker"] = worker[:100]
+async def _swap(connection: AsyncConnection, now: float, job_id: str, seen: JobRow, after: JobRow, **more: Any) -> bool:
+    """Write `after`, and further columns, over a job that still is as `seen`; whether it was."""
     swapped = await connection.execute(
-        update(jobs).where(jobs.c.id == job_id, jobs.c.fence == seen.fence, jobs.c.state == seen.state).values(**values)
+        update(jobs)
+        .where(jobs.c.id == job_id, jobs.c.fence == seen.fence, jobs.c.state == seen.state)
+        .values(
+            state=after.state,
+            run_at=after.run_at,
+            attempt=after.attempt,
+            lease_until=after.lease_until,
+            fence=after.fence,
+            error=after.error,
+            updated_at=now,
+            **more,
+        )
     )
     return swapped.rowcount == 1
 
@@ -388,17 +423,22 @@ async def _published_with(connection: AsyncConnection, job_id: str, fence: int) 
     return None if document_id is None else await changes.publication(connection, document_id)
 
 
-async def _set_document_state(connection: AsyncConnection, document_id: str, state: str) -> None:
-    await connection.execute(update(documents).where(documents.c.id == document_id).values(state=state))
-
-
-def _job_row(row: AnyRow) -> JobRow:
-    return JobRow(
-        state=row.state,
-        run_at=row.run_at,
-        attempt=row.attempt,
-        max_attempts=row.max_attempts,
-        lease_until=row.lease_until,
-        fence=row.fence,
-        error=row.error,
+async def _sharers(connection: AsyncConnection, held: Held) -> Sequence[AnyRow]:
+    """Other documents that show this reading with pages missing, which it may have by now: indexes must hear of it."""
+    found = await connection.execute(
+        select(documents.c.id, documents.c.collection)
+        .where(
+            documents.c.sha256 == held.sha256,
+            documents.c.pipeline == held.pipeline,
+            documents.c.state == "partial",
+            documents.c.id != held.document_id,
+        )
+        .order_by(documents.c.id)
     )
+    return found.all()
+
+
+async def _set_document_state(connection: AsyncConnection, document_id: str, state: str) -> None:
+    """Of a document that shows nothing yet; a published one stays what it is, whatever becomes of a new reading."""
+    unpublished = documents.c.pipeline.is_(None)
+    await connection.execute(update(documents).where(documents.c.id == document_id, unpublished).values(state=state))

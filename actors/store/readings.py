@@ -10,21 +10,26 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from operator import itemgetter
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, and_, delete, func, insert, literal, select
+from sqlalchemy import ColumnElement, and_, bindparam, delete, func, insert, literal, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from actors.errors import UnknownPage
 from actors.messages import Chunk, EntityName, OcrRecord, Page, PageReading, PublishedDocument, Words
-from actors.store.dialect import MAX_PARAMETERS, insert_ignore
-from actors.store.rows import AnyRow
-from actors.store.tables import chunks, documents, entities, mentions, pages
+from actors.store.dialect import MAX_PARAMETERS, insert_missing, insert_new
+from actors.store.rows import AnyRow, storable
+from actors.store.tables import chunks, documents, entities, mentions, pages, superseded
 
 T = TypeVar("T")
 
 COMPRESSION = 1
 """zlib's fastest level: measured on words of real pages 1.88 times smaller at 72 MB/s (level 6: 1.89 at 37 MB/s)."""
+
+
+MAX_NOTE_CHARS = 2000
+"""Longest error of a page, and heading of a chunk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +64,13 @@ def pack(readings: Sequence[PageReading]) -> Packed:
                 "number": page.number,
                 "width": page.width,
                 "height": page.height,
-                "text": page.text,
+                "text": storable(page.text),
                 "words": zlib.compress(page.words.data, COMPRESSION),
                 "ocr": None if page.ocr is None else asdict(page.ocr),
-                "error": page.error,
-                "label": page.label,
+                "error": None if page.error is None else storable(page.error)[:MAX_NOTE_CHARS],
+                "label": storable(page.label)[:50],
+                "chunks": len(reading.chunks),
+                "mentions": sum(bool(normalise(mention.text)) for mention in reading.mentions),
             }
         )
         packed.chunks.extend(
@@ -72,24 +79,25 @@ def pack(readings: Sequence[PageReading]) -> Packed:
                 "ordinal": chunk.ordinal,
                 "start": chunk.start,
                 "end": chunk.end,
-                "text": chunk.text,
+                "text": storable(chunk.text),
                 "words": zlib.compress(chunk.words.data, COMPRESSION),
-                "heading": chunk.heading,
+                "heading": storable(chunk.heading)[:MAX_NOTE_CHARS],
                 "kind": chunk.kind,
             }
             for chunk in reading.chunks
         )
         for mention in reading.mentions:
-            normal, label = normalise(mention.text), mention.label[:20]
+            text = storable(mention.text)
+            normal, label = normalise(text), mention.label[:20]
             if not normal:
                 continue
-            packed.names.setdefault((normal, label), " ".join(mention.text.split())[:200])
+            packed.names.setdefault((normal, label), " ".join(text.split())[:200])
             packed.mentions.append(
                 {
                     "page": mention.page,
                     "start": mention.start,
                     "end": mention.end,
-                    "text": mention.text[:500],
+                    "text": text[:500],
                     "normal": normal,
                     "label": label,
                 }
@@ -102,10 +110,9 @@ async def add(connection: AsyncConnection, sha256: str, pipeline: int, packed: P
     if not packed.pages:
         return
     reading = {"sha256": sha256, "pipeline": pipeline}
-    inserted = await connection.execute(
-        insert_ignore(connection, pages).returning(pages.c.number), [reading | row for row in packed.pages]
-    )
-    new = set(inserted.scalars())
+    # One by one, because not every database can say which of many were new. In order: see `insert_missing`.
+    in_order = sorted(packed.pages, key=itemgetter("number"))
+    new = {row["number"] for row in in_order if await insert_new(connection, pages, reading | row)}
     rows = [reading | row for row in packed.chunks if row["page"] in new]
     if rows:
         await connection.execute(insert(chunks), rows)
@@ -154,25 +161,27 @@ async def errors(connection: AsyncConnection, sha256: str, pipeline: int) -> lis
 
 
 async def forget_errors(connection: AsyncConnection, sha256: str, pipeline: int) -> None:
-    """Remove the pages that could not be read, so that they are tried again; not under a document that shows them."""
-    shown = select(literal(1)).where(_reading(documents, sha256, pipeline)).exists()
-    await connection.execute(delete(pages).where(_reading(pages, sha256, pipeline), pages.c.error.is_not(None), ~shown))
+    """Remove the pages that could not be read, so that they are tried again."""
+    await connection.execute(delete(pages).where(_reading(pages, sha256, pipeline), pages.c.error.is_not(None)))
 
 
-async def page(connection: AsyncConnection, sha256: str, pipeline: int | None, number: int) -> AnyRow:
-    """The row of a page of a published reading, for `unpack_page`.
+async def page(connection: AsyncConnection, sha256: str, pipeline: int | None, number: int, total: int) -> AnyRow:
+    """The row of a page of a published reading of `total` pages, for `unpack_page`.
 
     Raises:
-        UnknownPage: it has no such page, or is not published yet.
+        UnknownPage: it has no such page, or is not published yet, or the page is being read again.
     """
     found = await connection.execute(
         select(pages).where(pages.c.sha256 == sha256, pages.c.pipeline == pipeline, pages.c.number == number)
     )
     row = found.first()
-    if row is None:
-        why = "has not been read yet" if pipeline is None else f"has no page {number}"
-        raise UnknownPage(f"The document {why}.")
-    return row
+    if row is not None:
+        return row
+    if pipeline is None:
+        raise UnknownPage("The document has not been read yet.")
+    if number > total:
+        raise UnknownPage(f"The document has no page {number}.")
+    raise UnknownPage(f"Page {number} could not be read; its job was started again, and has not read it yet.")
 
 
 def unpack_page(row: AnyRow) -> Page:
@@ -238,6 +247,19 @@ def unpack_documents(heads: Sequence[AnyRow], parts: Sequence[AnyRow]) -> list[P
     return [PublishedDocument(head.id, head.title, head.collection, tuple(found[head.id])) for head in heads]
 
 
+async def sizes(connection: AsyncConnection, after: str, limit: int) -> list[tuple[str, int]]:
+    """Up to `limit` published documents past the id `after`, in order, each with its number of chunks."""
+    same = and_(documents.c.sha256 == chunks.c.sha256, documents.c.pipeline == chunks.c.pipeline)
+    counted = select(func.count()).select_from(chunks).where(same).scalar_subquery()
+    rows = await connection.execute(
+        select(documents.c.id, counted)
+        .where(documents.c.id > after, documents.c.pipeline.is_not(None))
+        .order_by(documents.c.id)
+        .limit(limit)
+    )
+    return [(document_id, number) for document_id, number in rows]
+
+
 async def entity_names(connection: AsyncConnection, after: int, limit: int) -> list[EntityName]:
     """Up to `limit` names past the id `after` that are mentioned in at least one published document."""
     mentioned = (
@@ -258,27 +280,78 @@ async def entity_names(connection: AsyncConnection, after: int, limit: int) -> l
 
 @dataclass(frozen=True, slots=True)
 class RemovedRows:
-    """How many rows of a file's readings were removed."""
+    """How many rows of a file's readings were removed, and of entities that nothing mentions any more."""
 
-    pages: int
-    chunks: int
-    mentions: int
+    pages: int = 0
+    chunks: int = 0
+    mentions: int = 0
+    entities: int = 0
+
+
+async def entities_of(connection: AsyncConnection, document_id: str) -> list[int]:
+    """Ids of the entities that a document mentions, in order."""
+    rows = await connection.execute(
+        select(mentions.c.entity_id)
+        .distinct()
+        .join(documents, and_(documents.c.sha256 == mentions.c.sha256, documents.c.pipeline == mentions.c.pipeline))
+        .where(documents.c.id == document_id)
+        .order_by(mentions.c.entity_id)
+    )
+    return list(rows.scalars())
 
 
 async def remove(connection: AsyncConnection, sha256: str) -> RemovedRows:
     """Remove every reading of a file, and the entities that nothing mentions any more."""
+    await connection.execute(delete(superseded).where(superseded.c.sha256 == sha256))
+    return await _remove(connection, mentions.c.sha256 == sha256, chunks.c.sha256 == sha256, pages.c.sha256 == sha256)
+
+
+async def remove_pages(connection: AsyncConnection, sha256: str, pipeline: int, numbers: Sequence[int]) -> RemovedRows:
+    """The same for some pages of one reading."""
+    return await _remove(
+        connection,
+        and_(_reading(mentions, sha256, pipeline), mentions.c.page.in_(numbers)),
+        and_(_reading(chunks, sha256, pipeline), chunks.c.page.in_(numbers)),
+        and_(_reading(pages, sha256, pipeline), pages.c.number.in_(numbers)),
+    )
+
+
+async def _remove(
+    connection: AsyncConnection,
+    of_mentions: ColumnElement[bool],
+    of_chunks: ColumnElement[bool],
+    of_pages: ColumnElement[bool],
+) -> RemovedRows:
     touched = await connection.execute(
-        select(mentions.c.entity_id).distinct().where(mentions.c.sha256 == sha256).order_by(mentions.c.entity_id)
+        select(mentions.c.entity_id).distinct().where(of_mentions).order_by(mentions.c.entity_id)
     )
     candidates = touched.scalars().all()
-    removed = RemovedRows(
-        mentions=(await connection.execute(delete(mentions).where(mentions.c.sha256 == sha256))).rowcount,
-        chunks=(await connection.execute(delete(chunks).where(chunks.c.sha256 == sha256))).rowcount,
-        pages=(await connection.execute(delete(pages).where(pages.c.sha256 == sha256))).rowcount,
+    return RemovedRows(
+        mentions=(await connection.execute(delete(mentions).where(of_mentions))).rowcount,
+        chunks=(await connection.execute(delete(chunks).where(of_chunks))).rowcount,
+        pages=(await connection.execute(delete(pages).where(of_pages))).rowcount,
+        entities=await remove_unmentioned(connection, candidates),
     )
-    still_mentioned = select(literal(1)).select_from(mentions).where(mentions.c.entity_id == entities.c.id).exists()
-    for ids in _batches(candidates):
-        await connection.execute(delete(entities).where(entities.c.id.in_(ids), ~still_mentioned))
+
+
+async def remove_unmentioned(connection: AsyncConnection, entity_ids: Sequence[int]) -> int:
+    """Remove those of the entities that nothing mentions; how many there were.
+
+    One that a page under way is about to mention is held by its transaction (see `_entity_ids`), and stays.
+    """
+    unmentioned = ~select(literal(1)).select_from(mentions).where(mentions.c.entity_id == entities.c.id).exists()
+    removed = 0
+    for ids in _batches(entity_ids):
+        free = select(entities.c.id).where(entities.c.id.in_(ids), unmentioned).order_by(entities.c.id)
+        held = (await connection.execute(free.with_for_update(skip_locked=True))).scalars().all()
+        # Looked at again, now that nobody can mention them: one may have been mentioned since it was found.
+        again = select(entities.c.id).where(entities.c.id.in_(held), unmentioned)
+        gone = (await connection.execute(again)).scalars().all()
+        if gone:
+            # One by one: of a list, MySQL may make a scan that waits for the rows of others.
+            one = delete(entities).where(entities.c.id == bindparam("gone"))
+            await connection.execute(one, [{"gone": entity_id} for entity_id in gone])
+            removed += len(gone)
     return removed
 
 
@@ -288,19 +361,21 @@ async def _entity_ids(connection: AsyncConnection, names: dict[tuple[str, str], 
 
     async def look_up(wanted: Iterable[tuple[str, str]]) -> None:
         for normals in _batches(sorted({normal for normal, _ in wanted})):
+            # Held, so that nobody removes what is about to be mentioned: see `remove_unmentioned`. With a column that
+            # is in no index, because MySQL would hold only the entry of one that has all columns asked for.
             rows = await connection.execute(
-                select(entities.c.normal, entities.c.label, entities.c.id).where(entities.c.normal.in_(normals))
+                select(entities.c.normal, entities.c.label, entities.c.id, entities.c.name)
+                .where(entities.c.normal.in_(normals))
+                .order_by(entities.c.id)
+                .with_for_update(read=True, key_share=True)
             )
-            known.update({(normal, label): entity_id for normal, label, entity_id in rows})
+            known.update({(row.normal, row.label): row.id for row in rows})
 
     await look_up(names)
     # In order, so that two transactions that create the same names wait for each other instead of deadlocking.
-    new = sorted(key for key in names if key not in known)
-    if new:
-        await connection.execute(
-            insert_ignore(connection, entities),
-            [{"name": names[key], "normal": key[0], "label": key[1]} for key in new],
-        )
+    while new := sorted(key for key in names if key not in known):
+        rows = [{"name": names[key], "normal": key[0], "label": key[1]} for key in new]
+        await insert_missing(connection, entities, rows)
         await look_up(new)
     return known
 

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from actors.errors import Conflict, UnknownSource
 from actors.messages import Change, Source
 from actors.store import changes
-from actors.store.dialect import insert_ignore
+from actors.store.dialect import insert_new
 from actors.store.tables import sources
 
 
@@ -22,10 +22,8 @@ async def add(connection: AsyncConnection, now: float, source: Source) -> Change
     """
     spec = asdict(source)
     name, kind = spec.pop("name"), spec.pop("kind")
-    created = await connection.execute(
-        insert_ignore(connection, sources), {"name": name, "kind": kind, "spec": spec, "created_at": now}
-    )
-    if created.rowcount == 1:
+    row = {"name": name, "kind": kind, "spec": spec, "created_at": now}
+    if await insert_new(connection, sources, row):
         return await changes.draw(connection, now, Change(0, "sources"))
     if await find(connection, name) != source:
         raise Conflict("Another source has this name; remove that one first, or choose another name.")

@@ -11,8 +11,9 @@ from __future__ import annotations
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Boolean,
     Column,
-    Float,
+    Double,
     ForeignKey,
     Index,
     Integer,
@@ -24,9 +25,14 @@ from sqlalchemy import (
     UniqueConstraint,
     text,
 )
+from sqlalchemy.dialects import mysql
 
 # SQLite gives row ids only to INTEGER PRIMARY KEY.
 Id = BigInteger().with_variant(Integer, "sqlite")
+
+# MySQL's plain ones end at 64 KB.
+LongText = Text().with_variant(mysql.LONGTEXT(), "mysql")
+LongBinary = LargeBinary().with_variant(mysql.LONGBLOB(), "mysql")
 
 # Names for every constraint, so that a later migration can drop it on any database.
 metadata = MetaData(
@@ -42,7 +48,7 @@ collections = Table(
     "collections",
     metadata,
     Column("name", String(100), primary_key=True),
-    Column("created_at", Float, nullable=False),  # seconds since the epoch, the database's clock
+    Column("created_at", Double, nullable=False),  # seconds since the epoch, the database's clock
 )
 
 documents = Table(
@@ -58,9 +64,10 @@ documents = Table(
     Column("metadata", JSON, nullable=False),
     Column("state", String(12), nullable=False),
     Column("pipeline", Integer),  # version of the published reading; NULL until published
-    Column("created_at", Float, nullable=False),
+    Column("created_at", Double, nullable=False),
     UniqueConstraint("collection", "sha256"),
     Index(None, "sha256"),
+    Index(None, "pipeline"),
 )
 
 jobs = Table(
@@ -71,17 +78,48 @@ jobs = Table(
     Column("dedup_key", String(200), nullable=False, unique=True),
     Column("state", String(12), nullable=False),
     Column("pipeline", Integer, nullable=False),  # version to read with
-    Column("run_at", Float, nullable=False),
+    Column("run_at", Double, nullable=False),  # when it is due; of a job that was claimed, when that was
     Column("attempt", Integer, nullable=False),
     Column("max_attempts", Integer, nullable=False),
-    Column("lease_until", Float),
+    Column("lease_until", Double),
     Column("worker", String(100)),
     Column("fence", BigInteger, nullable=False),
     Column("error", Text),
-    Column("created_at", Float, nullable=False),
-    Column("updated_at", Float, nullable=False),
-    Index(None, "state", "run_at"),
+    Column("created_at", Double, nullable=False),
+    Column("updated_at", Double, nullable=False),
+    Column("collection", String(100), nullable=False, server_default=text("''")),  # of its document
+    Column("lane", Integer, nullable=False, server_default=text("0")),  # lower ones first; see `queue.py`
+    Column("turn", BigInteger, nullable=False, server_default=text("0")),
+    Column("read_before", Integer, nullable=False, server_default=text("0")),  # pages in when the attempt began
     Index(None, "document_id"),
+    Index(None, "state", "lane", "turn", "run_at"),  # claims
+    Index(None, "lease_until"),  # those whose worker has gone: few have a lease at all
+    Index(None, "collection", "state", "lane", "turn"),  # a collection's last turn
+    Index(None, "state", "id"),  # lists
+)
+
+# What an upload under an Idempotency-Key was answered with.
+idempotency_keys = Table(
+    "idempotency_keys",
+    metadata,
+    Column("name", String(200), primary_key=True),
+    Column("fingerprint", String(64), nullable=False),
+    Column("document_id", String(32), nullable=False),
+    Column("job_id", String(32), nullable=False),
+    Column("duplicate", Boolean, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Index(None, "created_at"),
+)
+
+# A row for the content of every document: whoever adds or removes bytes holds it; see `files.py`.
+contents = Table("contents", metadata, Column("sha256", String(64), primary_key=True))
+
+# Readings that a newer one has taken the place of: removed once nothing uses them any more.
+superseded = Table(
+    "superseded",
+    metadata,
+    Column("sha256", String(64), primary_key=True),
+    Column("pipeline", Integer, primary_key=True),
 )
 
 pages = Table(
@@ -90,13 +128,16 @@ pages = Table(
     Column("sha256", String(64), primary_key=True),
     Column("pipeline", Integer, primary_key=True),
     Column("number", Integer, primary_key=True),
-    Column("width", Float, nullable=False),
-    Column("height", Float, nullable=False),
-    Column("text", Text(2**24), nullable=False),
-    Column("words", LargeBinary(2**24), nullable=False),  # zlib over Words.data
+    Column("width", Double, nullable=False),
+    Column("height", Double, nullable=False),
+    Column("text", LongText, nullable=False),
+    Column("words", LongBinary, nullable=False),  # zlib over Words.data
     Column("ocr", JSON(none_as_null=True)),
     Column("error", Text),
     Column("label", String(50), nullable=False, server_default=text("''")),
+    # How many there were, so that a loss can be seen; NULL of pages of before.
+    Column("chunks", Integer),
+    Column("mentions", Integer),
 )
 
 chunks = Table(
@@ -109,9 +150,9 @@ chunks = Table(
     Column("ordinal", Integer, nullable=False),
     Column("start", Integer, nullable=False),
     Column("end", Integer, nullable=False),
-    Column("text", Text(2**24), nullable=False),
-    Column("words", LargeBinary(2**24), nullable=False),  # zlib over Words.data
-    Column("heading", Text, nullable=False, server_default=text("''")),
+    Column("text", LongText, nullable=False),
+    Column("words", LongBinary, nullable=False),  # zlib over Words.data
+    Column("heading", Text, nullable=False, server_default=text("('')")),  # MySQL takes no other
     Column("kind", String(12), nullable=False, server_default="text"),
     UniqueConstraint("sha256", "pipeline", "page", "ordinal"),
 )
@@ -148,7 +189,8 @@ changes = Table(
     Column("kind", String(12), nullable=False),
     Column("document_id", String(32), nullable=False),
     Column("collection", String(100), nullable=False),
-    Column("created_at", Float, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Index(None, "document_id"),
 )
 
 # One row a counter. Drawing a number locks its row until the transaction ends: numbers commit in order, without gaps.
@@ -165,5 +207,5 @@ sources = Table(
     Column("name", String(100), primary_key=True),
     Column("kind", String(12), nullable=False),
     Column("spec", JSON, nullable=False),
-    Column("created_at", Float, nullable=False),
+    Column("created_at", Double, nullable=False),
 )

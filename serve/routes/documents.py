@@ -8,23 +8,27 @@ from collections.abc import Coroutine
 from dataclasses import asdict
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path, Query, Request
+from fastapi import APIRouter, Header, Path, Query, Request
 from fastapi.responses import Response
 
 from actors.deadline import Deadline
-from actors.errors import DeadlineExceeded, GatherumError, InvalidInput, UnknownPage
+from actors.errors import FileGone, GatherumError, InvalidInput, UnknownPage
 from actors.messages import Accepted, Box, Upload
-from actors.pool import on_each
-from actors.store.blobs import Incoming, blob_path
+from actors.store.blobs import Incoming
 from actors.store.documents import check_name
+from actors.store.queue import priority_of
+from serve.deletion import delete_documents
 from serve.problems import documented
-from serve.receive import BODY, INSPECT_TIMEOUT_S, MB, Fetching, receive
+from serve.receive import BODY, INSPECT_TIMEOUT_S, MB, Fetching, Files, receive
 from serve.schemas import AcceptedView, DocumentsView, DocumentView, RemovedView
-from serve.services import Services, Use, call_deadline
+from serve.services import Use, call_deadline, wake_ingest
 
 UPLOAD_PATH = "/v1/documents"
 DEFAULT_COLLECTION = "default"
 MAX_BOXES = 200
+
+TRIES = 3
+"""Times that an upload puts its file in its place, when deletions of the same content keep coming in between."""
 
 router = APIRouter(prefix=UPLOAD_PATH, tags=["documents"])
 
@@ -36,24 +40,46 @@ async def add_document(
     request: Request,
     services: Use,
     fetcher: Fetching,
+    blobs: Files,
     collection: Annotated[str, Query(max_length=100)] = DEFAULT_COLLECTION,
+    priority: Annotated[
+        str, Query(max_length=10, description="`low`, `normal`, `high`, or -100 to 100: higher is read first.")
+    ] = "normal",
+    idempotency_key: Annotated[
+        str,
+        Header(
+            max_length=200,
+            pattern=r"^[\x21-\x7e]*$",
+            description="A name for this upload, kept for 24 hours: the same upload under it gets the same answer.",
+        ),
+    ] = "",
 ) -> AcceptedView:
     """Accept a PDF, or fetch it. When this answers, it is safe and will be read, whatever happens to the system."""
     check_name(collection, "collection")
+    urgency = priority_of(priority)
     settings = services.settings
-    async with Incoming(settings.blob_dir) as incoming:
+    async with Incoming(blobs) as incoming:
         deadline = Deadline.after(settings.egress.timeout_s)
         received = await receive(request, incoming, fetcher, int(settings.api.max_upload_mb * MB), deadline=deadline)
         info = await services.roles.pdf.inspect(str(incoming.path), deadline=Deadline.after(INSPECT_TIMEOUT_S))
 
         async def accept() -> Accepted:
-            sha256, size = await incoming.commit()
-            upload = Upload(sha256, size, received.filename, collection, info, received.metadata)
-            return await services.roles.database.accept(upload, deadline=call_deadline())
+            for tries_left in reversed(range(TRIES)):
+                sha256, size = await incoming.commit()
+                upload = Upload(
+                    sha256, size, received.filename, collection, info, received.metadata, urgency, idempotency_key
+                )
+                try:
+                    return await services.roles.database.accept(upload, deadline=call_deadline())
+                except FileGone:
+                    # Another document of this content was deleted in between: put the file there again.
+                    if not tries_left:
+                        raise
+            raise AssertionError
 
         # A client that goes away between the file and its rows must not leave one without the other.
         accepted = await _to_its_end(accept())
-    await _wake(services)
+    await wake_ingest(services)
     return AcceptedView(**asdict(accepted))
 
 
@@ -84,6 +110,7 @@ async def page_image(
     document_id: str,
     number: PageNumber,
     services: Use,
+    blobs: Files,
     highlight: Annotated[
         list[str] | None, Query(description="Boxes to mark, `x0,y0,x1,y1` in points, repeatable or joined by `;`.")
     ] = None,
@@ -94,24 +121,17 @@ async def page_image(
     document = await services.roles.database.document(document_id, deadline=call_deadline())
     if number > document.pages:
         raise UnknownPage(f"The document has {document.pages} pages; there is no page {number}.")
-    path = str(blob_path(services.settings.blob_dir, document.sha256))
-    image = await services.roles.pdf.render(path, number, boxes, dpi, deadline=Deadline.after(INSPECT_TIMEOUT_S))
+    deadline = Deadline.after(INSPECT_TIMEOUT_S)
+    async with blobs.local(document.sha256) as path:
+        image = await services.roles.pdf.render(str(path), number, boxes, dpi, deadline=deadline)
     return Response(image, media_type="image/png")
 
 
 @router.delete("/{document_id}", responses=documented(404, 503))
 async def delete_document(document_id: str, services: Use) -> RemovedView:
-    """Delete a document from every store. When this answers, no search finds it any more."""
-    deadline = call_deadline()
-    retrieval = services.roles.retrieval
-    indexed = await on_each(retrieval, lambda replica: replica.chunks_of(document_id, deadline=deadline))
-    removed = await services.roles.database.delete_document(document_id, deadline=deadline)
-    # A replica that is down fills its index from the store when it comes back: only those that answer must follow.
-    followed = await on_each(retrieval, lambda replica: replica.caught_up(removed.change, deadline=deadline))
-    if any(isinstance(outcome, DeadlineExceeded) for outcome in followed):
-        raise DeadlineExceeded("The document is deleted, but an index has not followed yet; it will.")
-    counts = asdict(removed) | {"indexed_chunks": sum(count for count in indexed if isinstance(count, int))}
-    return RemovedView(**counts)
+    """Delete a document from every store. When this answers, nothing finds it any more, nor a name of it alone."""
+    deleted = await delete_documents(services.roles, [document_id], deadline=call_deadline())
+    return RemovedView(document_id=document_id, **asdict(deleted.removed), indexes=deleted.indexes)
 
 
 def _boxes(values: list[str]) -> tuple[Box, ...]:
@@ -136,9 +156,3 @@ async def _to_its_end(work: Coroutine[Any, Any, Accepted]) -> Accepted:
         with contextlib.suppress(GatherumError):
             await task
         raise
-
-
-async def _wake(services: Services) -> None:
-    # Only saves the wait until the next look at the job table.
-    with contextlib.suppress(GatherumError):
-        await services.roles.ingest.wake(deadline=Deadline.after(1.0))

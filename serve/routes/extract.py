@@ -9,34 +9,34 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
-from typing import Annotated, Any, Final, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any, Final
 
 import orjson
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response
-from starlette.requests import ClientDisconnect
-from starlette.types import Message, Receive, Scope, Send
 
 from actors.deadline import Deadline
-from actors.errors import DocumentTooLarge, GatherumError
+from actors.errors import DocumentTooLarge, GatherumError, InvalidInput, Unavailable
 from actors.messages import DocumentInfo, Page
 from actors.pdf import Pdf
 from actors.pool import value_of
+from actors.reading import limits
+from actors.reading.allowance import Allowance
 from actors.store.blobs import Incoming
 from config import logs
 from serve.extraction import MEDIA_TYPES, Format, Selection, encode, markdown, page_value, plain_text
 from serve.problems import documented, problem
-from serve.receive import BODY, INSPECT_TIMEOUT_S, MB, Fetching, receive
-from serve.services import Services, Turnstile, Use
+from serve.receive import BODY, INSPECT_TIMEOUT_S, MB, Fetching, Files, receive
+from serve.services import Turnstile, Use
+from serve.streaming import Stream, generator, unless_gone
 
 PATH: Final = "/v1/extract"
 NDJSON: Final = "application/x-ndjson"
 WINDOW: Final = 256
 """Pages asked for together: enough two-page ranges of scans for 64 cores, 13 MB of text in the object store."""
-
-T = TypeVar("T")
 
 router = APIRouter(tags=["documents"])
 
@@ -47,9 +47,9 @@ async def _place(request: Request) -> AsyncIterator[None]:
         yield
 
 
-async def _incoming(services: Use) -> AsyncIterator[Incoming]:
+async def _incoming(blobs: Files) -> AsyncIterator[Incoming]:
     # FastAPI leaves it after the answer has been sent, or has broken off: until then pages are read from the file.
-    async with Incoming(services.settings.blob_dir) as incoming:
+    async with Incoming(blobs) as incoming:
         yield incoming
 
 
@@ -73,10 +73,15 @@ async def extract(
     stream: Annotated[
         bool, Query(description="One JSON line a page, as it is read; also by `Accept: application/x-ndjson`.")
     ] = False,
+    images: Annotated[
+        bool, Query(description="With the bytes of images, base64; up to pdf.max_images_mb. Only in JSON.")
+    ] = False,
     timeout_ms: Annotated[int | None, Query(ge=1, description="Budget, ms; at most pdf.document_timeout_s.")] = None,
 ) -> Response:
     """Read a PDF without storing it."""
     settings = services.settings
+    if images and format != "json":
+        raise InvalidInput(f"images: {format} has no place for them. Ask for format=json.")
     selection = Selection.parse(pages)
     deadline = Deadline.after(settings.pdf.document_timeout_s)
     if timeout_ms is not None:
@@ -87,15 +92,72 @@ async def extract(
     chosen = selection.of(info.pages)
 
     def read() -> AsyncIterator[Page]:
-        return in_order(services.roles.pdf, path, chosen, details=format != "text", deadline=deadline)
+        return in_order(
+            services.roles.pdf,
+            path,
+            chosen,
+            details=format != "text",
+            images=images,
+            max_text_mb=settings.pdf.max_text_mb,
+            deadline=deadline,
+        )
 
+    most = int(settings.pdf.max_images_mb * MB) if images else None
+    reading = Reading(info, format, None if most is None else Allowance(most))
     if stream or NDJSON in request.headers.get("accept", ""):
-        return Lines(_lines(read, format, info, request.scope["request_id"]))
-    return await unless_gone(request.receive, _whole(read, format, info, services))
+        return Stream(_lines(read, reading, request.scope["request_id"]), media_type=NDJSON)
+    return await unless_gone(request.receive, _whole(read, reading, settings.api.max_extract_mb))
+
+
+@dataclass(slots=True)
+class Reading:
+    """What is told of a document, besides its pages.
+
+    Attributes:
+        info: what it says of itself.
+        form: of its pages.
+        allowance: of bytes of images; None where they are not wanted.
+        pages: how many were told.
+        unread: numbers of those that could not be read.
+        truncated: whether images had to be left out because they are too large together.
+    """
+
+    info: DocumentInfo
+    form: Format
+    allowance: Allowance | None = None
+    pages: int = 0
+    unread: list[int] = field(default_factory=list)
+    truncated: bool = False
+
+    def counted(self, page: Page) -> Page:
+        """The page as it goes out."""
+        self.pages += 1
+        if page.error:
+            self.unread.append(page.number)
+        if self.allowance is None:
+            return page
+        images = tuple(map(self.allowance.admit, page.images))
+        self.truncated = self.truncated or any(image.omitted == "size" for image in images)
+        return replace(page, images=images)
+
+    def value(self, page: Page) -> dict[str, Any]:
+        """The page, to be encoded."""
+        return page_value(page, self.form, self.info, images=self.allowance is not None)
+
+    def outcome(self) -> dict[str, Any]:
+        """What can be said at the end."""
+        return {"unread": self.unread} | ({} if self.allowance is None else {"truncated": self.truncated})
 
 
 async def in_order(
-    pdf: Pdf, path: str, pages: Sequence[int], *, details: bool, deadline: Deadline
+    pdf: Pdf,
+    path: str,
+    pages: Sequence[int],
+    *,
+    details: bool,
+    images: bool = False,
+    max_text_mb: float,
+    deadline: Deadline,
 ) -> AsyncIterator[Page]:
     """Read pages and give them in their order. Closing the iterator ends the reading.
 
@@ -104,14 +166,20 @@ async def in_order(
         path: of the PDF.
         pages: numbers, ascending.
         details: whether their links, images and tables are wanted.
+        images: whether the bytes of the images are.
+        max_text_mb: longest text of them all, millions of characters; the role sees only one window at a time.
         deadline: of the whole reading.
+
+    Raises:
+        DocumentTooLarge: the text is longer.
     """
+    chars = 0
     for first in range(0, len(pages), WINDOW):
         due = deque(pages[first : first + WINDOW])
         ranges: dict[int, Any] = {}
         read: dict[int, Page] = {}
-        window = pdf.read(path, tuple(due), enrich=False, details=details, deadline=deadline)
-        async with aclosing(_generator(window)) as found:
+        window = pdf.read(path, tuple(due), enrich=False, details=details, images=images, deadline=deadline)
+        async with aclosing(generator(window)) as found:
             async for part in found:
                 ranges.update(dict.fromkeys(part.pages, part.readings))
                 while due and due[0] in ranges:
@@ -121,23 +189,23 @@ async def in_order(
                         read.update((reading.page.number, reading.page) for reading in readings)
                     number = due.popleft()
                     del ranges[number]
-                    yield read.pop(number)
+                    page = read.pop(number)
+                    chars += len(page.text)
+                    limits.check_text(chars, max_text_mb)
+                    yield page
+        if due:
+            # An answer with an end is complete.
+            raise Unavailable(f"{len(due)} pages were lost on their way. Try again.")
 
 
-async def _lines(
-    read: Callable[[], AsyncIterator[Page]], form: Format, info: DocumentInfo, request_id: str
-) -> AsyncIterator[bytes]:
+async def _lines(read: Callable[[], AsyncIterator[Page]], reading: Reading, request_id: str) -> AsyncIterator[bytes]:
     """The document, each page, and `end`, or `problem` if it breaks off: one JSON object a line, named by its key."""
-    count, unread = 0, []
     try:
-        yield encode({"document": info}) + b"\n"
-        async with aclosing(_generator(read())) as pages:
+        yield encode({"document": reading.info}) + b"\n"
+        async with aclosing(generator(read())) as pages:
             async for page in pages:
-                count += 1
-                if page.error:
-                    unread.append(page.number)
-                yield await asyncio.to_thread(_line, page, form, info)
-        yield encode({"end": {"pages": count, "unread": unread}}) + b"\n"
+                yield await asyncio.to_thread(_line, reading, reading.counted(page))
+        yield encode({"end": {"pages": reading.pages, **reading.outcome()}}) + b"\n"
     except GatherumError as error:
         yield _problem_line(error.http_status, error.code, error.detail, request_id)
     except Exception:  # noqa: BLE001 - the status is sent: this line is all that can still be said
@@ -145,8 +213,8 @@ async def _lines(
         yield _problem_line(500, "internal", "Something went wrong on our side.", request_id)
 
 
-def _line(page: Page, form: Format, info: DocumentInfo) -> bytes:
-    return encode({"page": page_value(page, form, info)}) + b"\n"
+def _line(reading: Reading, page: Page) -> bytes:
+    return encode({"page": reading.value(page)}) + b"\n"
 
 
 def _problem_line(status: int, code: str, detail: str, request_id: str) -> bytes:
@@ -154,89 +222,29 @@ def _problem_line(status: int, code: str, detail: str, request_id: str) -> bytes
     return orjson.dumps({"problem": body}) + b"\n"
 
 
-async def _whole(
-    read: Callable[[], AsyncIterator[Page]], form: Format, info: DocumentInfo, services: Services
-) -> Response:
+async def _whole(read: Callable[[], AsyncIterator[Page]], reading: Reading, limit_mb: float) -> Response:
     """All pages in one answer, so that an error on the way still is a status."""
-    limit_mb = services.settings.api.max_extract_mb
     parts: list[bytes] = []
-    unread: list[int] = []
     size = 0
-    async with aclosing(_generator(read())) as pages:
+    async with aclosing(generator(read())) as pages:
         async for page in pages:
-            if page.error:
-                unread.append(page.number)
-            parts.append(await asyncio.to_thread(_part, page, form, info))
+            parts.append(await asyncio.to_thread(_part, reading, reading.counted(page)))
             size += len(parts[-1])
             if size > limit_mb * MB:
                 raise DocumentTooLarge(
                     f"The answer is longer than {limit_mb:g} MB. Ask for fewer pages, or let them be streamed."
                 )
-    if form == "json":
-        body = encode({"document": info, "unread": unread})[:-1] + b',"pages":[' + b",".join(parts) + b"]}"
+    if reading.form == "json":
+        head = encode({"document": reading.info, **reading.outcome()})
+        body = head[:-1] + b',"pages":[' + b",".join(parts) + b"]}"
     else:
         body = b"".join(parts)
     # In JSON each such page says why; in the other forms this is the only place to say that any is missing.
-    headers = {"x-unread-pages": ",".join(map(str, unread))} if unread else None
-    return Response(body, media_type=MEDIA_TYPES[form], headers=headers)
+    headers = {"x-unread-pages": ",".join(map(str, reading.unread))} if reading.unread else None
+    return Response(body, media_type=MEDIA_TYPES[reading.form], headers=headers)
 
 
-def _part(page: Page, form: Format, info: DocumentInfo) -> bytes:
-    if form == "json":
-        return encode(page_value(page, form, info))
-    return (plain_text(page) if form == "text" else markdown(page, info)).encode()
-
-
-def _generator(iterator: AsyncIterator[T]) -> Any:
-    """The same, typed as what it is: an async generator, which can be closed."""
-    return iterator
-
-
-class Lines(Response):
-    """A stream of lines that ends when the client goes away, even while the next line is long in coming.
-
-    Starlette's own leaves the iterator behind, to be closed when it is collected; until then the pages would be
-    read on.
-    """
-
-    media_type = NDJSON
-
-    def __init__(self, lines: AsyncIterator[bytes]) -> None:
-        super().__init__()
-        del self.headers["content-length"]
-        self._lines = lines
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the lines, each when the client has taken the one before."""
-
-        async def stream() -> None:
-            async with aclosing(_generator(self._lines)) as lines:
-                await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-                async for line in lines:
-                    await send({"type": "http.response.body", "body": line, "more_body": True})
-                await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-        await unless_gone(receive, stream())
-
-
-async def unless_gone(receive: Callable[[], Awaitable[Message]], work: Coroutine[Any, Any, T]) -> T:
-    """Do something for a client, and cancel it when the client goes away.
-
-    Raises:
-        ClientDisconnect: it did.
-    """
-
-    async def gone() -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-
-    working, watching = asyncio.create_task(work), asyncio.create_task(gone())
-    try:
-        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            return working.result()
-        raise ClientDisconnect
-    finally:
-        for task in (working, watching):
-            task.cancel()
-        await asyncio.gather(working, watching, return_exceptions=True)
+def _part(reading: Reading, page: Page) -> bytes:
+    if reading.form == "json":
+        return encode(reading.value(page))
+    return (plain_text(page) if reading.form == "text" else markdown(page, reading.info)).encode()

@@ -79,19 +79,6 @@ def test_the_same_file_is_read_once_a_collection(system: System) -> None:
         assert system.finished(receipt["job_id"])["state"] == "done"
 
 
-def test_a_deleted_document_is_gone_from_every_store(system: System, client: httpx.Client) -> None:
-    document_id = system.add(pdf("The aardvark nocturne was composed in secret."), collection="deleted")
-    search = {"query": "aardvark nocturne", "collections": ["deleted"]}
-    assert client.post("/v1/search", json=search).json()["passages"]
-    removed = client.delete(f"/v1/documents/{document_id}").raise_for_status().json()
-    assert client.post("/v1/search", json=search).json()["passages"] == []
-    assert client.get(f"/v1/documents/{document_id}").status_code == 404
-    assert client.delete(f"/v1/documents/{document_id}").status_code == 404
-    counted = {name: removed[name] for name in ("documents", "jobs", "pages", "chunks", "blobs", "indexed_chunks")}
-    assert counted == {"documents": 1, "jobs": 1, "pages": 1, "chunks": 1, "blobs": 1, "indexed_chunks": 1}
-    assert not list((system.data_dir / "blobs").glob(f"*/{removed.get('sha256', '-')}"))
-
-
 def test_documents_are_listed_page_by_page(system: System, client: httpx.Client) -> None:
     ids = {system.add(pdf(f"Number {number}."), collection="listed", name=f"{number}.pdf") for number in range(3)}
     seen: list[dict[str, Any]] = []

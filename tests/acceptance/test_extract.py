@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+from base64 import b64decode
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import httpx
 import pymupdf
 import pytest
 from harness import System, pdf
+from PIL import Image
 
 SENTENCE = "The Huygens probe landed on Titan on 14 January 2005."
 
@@ -75,6 +78,20 @@ def test_text_and_markdown_of_chosen_pages(client: httpx.Client) -> None:
     )
     assert extract(client, content, format="markdown", pages="3").text == "<!-- page 3 -->\n\nPage number 3.\n\n"
     assert extract(client, content, pages="9").json()["code"] == "invalid_input"
+
+
+def test_images_come_out_as_they_went_in(client: httpx.Client) -> None:
+    out = io.BytesIO()
+    Image.effect_noise((60, 40), 80).save(out, format="JPEG")
+    with pymupdf.open() as document:
+        for _ in range(2):
+            document.new_page().insert_image(pymupdf.Rect(50, 50, 170, 130), stream=out.getvalue())
+        content: bytes = document.tobytes()
+    value = extract(client, content, images=True).raise_for_status().json()
+    first, again = (page["images"][0] for page in value["pages"])
+    assert (first["media_type"], b64decode(first["data"])) == ("image/jpeg", out.getvalue())
+    assert (again["data"], again["omitted"], again["sha256"]) == (None, "repeated", first["sha256"])
+    assert value["truncated"] is False
 
 
 def test_pages_are_streamed_in_order(system: System, client: httpx.Client) -> None:

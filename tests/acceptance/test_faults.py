@@ -8,6 +8,7 @@ import signal
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -106,5 +107,7 @@ def kill_everything(system: System) -> None:
             continue
     assert len(victims) > 8
     for process in victims:
-        process.kill()
+        # A worker whose raylet was killed a moment ago goes by itself.
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
     psutil.wait_procs(victims, timeout=10)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gzip
 import socket
+import ssl
 import time
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+import trustme
 from addresses import ALL
 
 from actors.deadline import Deadline
@@ -28,7 +30,7 @@ from actors.errors import (
     Overloaded,
     Refused,
 )
-from actors.store.blobs import Incoming
+from actors.store.blobs import Folder, Incoming
 from config.settings import load
 from serve.fetch import Fetcher
 
@@ -51,6 +53,8 @@ class Server:
     connections: int = 0
     sent: int = 0
     port: int = 0
+    scheme: str = "http"
+    asked_for: list[str | None] = field(default_factory=list)
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
@@ -69,13 +73,20 @@ class Server:
             writer.close()
 
     def url(self, path: str = "/", host: str = "127.0.0.1") -> str:
-        return f"http://{host}:{self.port}{path}"
+        return f"{self.scheme}://{host}:{self.port}{path}"
 
 
 @contextlib.asynccontextmanager
-async def serving(host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[Server]:
-    server = Server()
-    listener = await asyncio.start_server(server.handle, host, port)
+async def serving(
+    host: str = "127.0.0.1", port: int = 0, certificate: trustme.LeafCert | None = None
+) -> AsyncIterator[Server]:
+    """A server; over TLS with a certificate, and then it notes the names it is asked for by."""
+    server, tls = Server(), None
+    if certificate:
+        server.scheme, tls = "https", ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        certificate.configure_cert(tls)
+        tls.sni_callback = lambda _, name, __: server.asked_for.append(name)
+    listener = await asyncio.start_server(server.handle, host, port, ssl=tls)
     server.port = listener.sockets[0].getsockname()[1]
     async with listener:
         yield server
@@ -93,7 +104,7 @@ def fetcher(*allow: str, guard: Guard | None = None, settings: Mapping[str, obje
 
 
 async def fetch(fetcher: Fetcher, url: str, folder: Path, *, seconds: float = 20) -> tuple[str, bytes]:
-    async with Incoming(folder) as incoming:
+    async with Incoming(Folder(folder)) as incoming:
         name = await fetcher.fetch(url, incoming, deadline=Deadline.after(seconds))
         return name, incoming.path.read_bytes()
 
@@ -255,6 +266,78 @@ async def test_compression_is_undone(
 async def test_junk_before_the_header_is_accepted_as_readers_do(server: Server, local: Fetcher, tmp_path: Path) -> None:
     server.routes["/"] = answer(b"\n" * 1000 + PDF)
     assert (await fetch(local, server.url(), tmp_path))[1].endswith(PDF)
+
+
+# --- over TLS -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Intranet:
+    """A certificate authority that nobody but this test knows, in a file."""
+
+    authority: trustme.CA
+    file: str
+
+    def fetcher(self, server: Server, host: str, *, ca_file: str | None = None) -> Fetcher:
+        """One whose operator has opened the host, which is at 127.0.0.1."""
+
+        async def resolve(name: str, port: int) -> list[str]:
+            return ["127.0.0.1"]
+
+        settings = {"egress.ca_file": self.file if ca_file is None else ca_file}
+        return fetcher(guard=Guard([f"{host}:{server.port}"], resolve=resolve), settings=settings)
+
+
+@pytest.fixture
+def intranet(tmp_path: Path) -> Intranet:
+    authority, file = trustme.CA(), tmp_path / "authorities.pem"
+    authority.cert_pem.write_to_path(str(file))
+    return Intranet(authority, str(file))
+
+
+@pytest.mark.parametrize("host", ["papers.example", "PAPERS.example", "127.0.0.1"])
+async def test_a_file_comes_over_tls_from_the_vetted_address_under_the_urls_name(
+    intranet: Intranet, tmp_path: Path, host: str
+) -> None:
+    async with serving(certificate=intranet.authority.issue_cert(host.lower())) as server:
+        server.routes["/a.pdf"] = answer(PDF)
+        assert await fetch(intranet.fetcher(server, host), server.url("/a.pdf", host), tmp_path / "in") == (
+            "a.pdf",
+            PDF,
+        )
+    # An address is no name that a server could be asked for by (RFC 6066), but its certificate must name it too.
+    assert server.asked_for == [None if host == "127.0.0.1" else "papers.example"]
+    assert f"host: {host.lower()}:{server.port}".encode() in server.requests[0].lower()
+
+
+async def test_a_redirect_from_http_leads_to_tls(server: Server, intranet: Intranet, tmp_path: Path) -> None:
+    async with serving(certificate=intranet.authority.issue_cert("127.0.0.1")) as secure:
+        secure.routes["/"] = answer(PDF)
+        server.routes["/"] = answer(status="301 Moved Permanently", Location=secure.url())
+        allowed = fetcher(
+            "127.0.0.1:" + str(server.port), f"127.0.0.1:{secure.port}", settings={"egress.ca_file": intranet.file}
+        )
+        assert (await fetch(allowed, server.url(), tmp_path / "in"))[1] == PDF
+
+
+@pytest.mark.parametrize(
+    ("named", "trusted", "why"),
+    [
+        ("other.example", True, "not valid for 'papers.example'"),
+        ("127.0.0.1", True, "not valid for 'papers.example'"),  # where the connection goes to
+        ("papers.example", False, "unable to get local issuer certificate"),
+    ],
+)
+async def test_a_certificate_that_proves_nothing_is_refused(
+    intranet: Intranet, tmp_path: Path, named: str, trusted: bool, why: str
+) -> None:
+    async with serving(certificate=intranet.authority.issue_cert(named)) as server:
+        server.routes["/"] = answer(PDF)
+        strict = intranet.fetcher(server, "papers.example", ca_file=None if trusted else "")
+        with pytest.raises(FetchFailed, match=r"The certificate of papers\.example is not accepted") as caught:
+            await fetch(strict, server.url("/", "papers.example"), tmp_path / "in")
+    assert why in caught.value.detail
+    assert server.requests == []
 
 
 # --- a bad server ---------------------------------------------------------------------------------------------------

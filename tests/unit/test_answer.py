@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from actors.messages import (
     Answer,
     Branch,
+    ChunkKind,
     Link,
     LinkedEntity,
     PageCitation,
@@ -32,7 +33,18 @@ TITAN = (
 SATURN = "Saturn is the sixth planet from the Sun. Saturn has 146 known moons. The rings are made mostly of ice."
 
 
-def passage(text: str, title: str = "Moons", *, document_id: str = "d1", start: int = 100, page: int = 3) -> Passage:
+TABLE = "Moon Found Radius\nTitan 1655 2575\nRhea 1672 764\nIapetus Giovanni 735\nDomenico Cassini\nDione 1684 561"
+
+
+def passage(
+    text: str,
+    title: str = "Moons",
+    *,
+    document_id: str = "d1",
+    start: int = 100,
+    page: int = 3,
+    kind: ChunkKind = "text",
+) -> Passage:
     words, at = [], 0
     for line, row in enumerate(text.split("\n")):
         for position, word in enumerate(row.split(" ")):
@@ -40,7 +52,8 @@ def passage(text: str, title: str = "Moons", *, document_id: str = "d1", start: 
             words.append((at, at + len(word), x, 14.0 * line, x + 28, 14.0 * line + 11))
             at += len(word) + 1
     packed = Words.of([word for word in words if word[0] < word[1]])
-    return Passage(document_id, title, "default", page, start, start + len(text), text, packed, 0.016, {"lexical": 4.2})
+    scores = {"lexical": 4.2}
+    return Passage(document_id, title, "default", page, start, start + len(text), text, packed, 0.016, scores, kind)
 
 
 def moon(name: str, **columns: Any) -> Row:
@@ -126,6 +139,15 @@ def test_the_limit_holds_and_weak_sentences_do_not_fill_it_up() -> None:
     assert len(texts("Which moons of Saturn did Huygens discover?", passage(TITAN), limit=1)) == 1
     far = passage("Ice is cold.", document_id="z")
     assert "Ice is cold." not in texts("How many known moons has Saturn?", passage(SATURN), far, limit=10)
+
+
+def test_of_a_table_a_row_is_quoted_and_its_boxes_are_the_rows() -> None:
+    [sentence, *_] = choose("What is the radius of Titan?", [passage(TABLE, kind="table")], (), (), limit=1)
+    assert sentence.text == "Titan 1655 2575"
+    assert isinstance(sentence.citation, PageCitation)
+    assert sentence.citation.boxes == ((50.0, 14.0, 50.0 + 30 * 2 + 28, 25.0),)
+    # The same words as prose are one sentence.
+    assert texts("What is the radius of Titan?", passage(TABLE)) == [TABLE]
 
 
 def test_running_text_has_no_line_breaks() -> None:

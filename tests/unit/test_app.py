@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import httpx
 import pytest
+from fakes import job
 from fastapi import FastAPI
 
 from actors.deadline import Deadline
@@ -18,7 +19,7 @@ from config.settings import load
 from serve.app import BODY_LIMIT, create_app
 from serve.services import Roles, Services
 
-JOB = Job("j", "d", "done", 2, 2, 1, None, 7, "2026-01-01T00:00:00Z", "2026-01-01T00:00:00Z")
+JOB = job("j", state="done", pages_done=2, change=7)
 ASK = {"question": "Which moon did Huygens land on?"}
 
 

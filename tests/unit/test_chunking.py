@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from actors.messages import Page, Table, Words
 from actors.reading import furniture
-from actors.reading.chunking import Span, chunk, pack, sentences, tokens
+from actors.reading.chunking import Span, chunk, pack, rows, sentences, tokens
 
 BODY = "Titan is the largest moon of Saturn and has a dense atmosphere of nitrogen. It was found in 1655 by Huygens."
 
@@ -117,6 +117,24 @@ def test_a_table_has_chunks_of_whole_rows_under_its_header() -> None:
     ]
     assert {part.heading for part in parts if part.kind == "text"} == {"Saturn"}
     assert " ".join(part.text for part in parts if part.kind == "text") == f"{BODY} {BODY}"
+
+
+@given(texts)
+def test_rows_cover_the_text(text: str) -> None:
+    check_cover(text, rows(text, page_of(text).words))
+
+
+def test_cells_that_wrap_stay_in_their_row() -> None:
+    text = "Titan found by Christiaan\nHuygens in 1655 Rhea Cassini"
+    # Two rows of three cells; the second cell of the first runs over two lines, and lines overlap by a tenth.
+    places = [(0, 0), (1, 0), (1, 0), (1, 0), (1, 9), (2, 0), (2, 0), (0, 18), (1, 18)]
+    words, position = [], 0
+    for word, (column, top) in zip(text.split(), places, strict=True):
+        position = text.index(word, position)
+        x, y = 100.0 * column, float(top)
+        words.append((position, position + len(word), x, y, x + 50, y + 10))
+    found = rows(text, Words.of(words))
+    assert [text[start:end] for start, end in found] == ["Titan found by Christiaan\nHuygens in 1655", "Rhea Cassini"]
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,11 @@ from typing import Any
 import httpx
 import pytest
 from fake_http import ANSWER, FakeServer, problem
+from fakes import job
 from typer.testing import CliRunner, Result
 
 from actors.node import Node, Running
-from serve import bulk, launch, render
+from serve import bulk, estimate, launch, render
 from serve.cli import app
 
 # `serve.cli` may be shadowed by an attribute; the module itself is wanted.
@@ -136,6 +137,36 @@ def test_extract_prints_what_the_server_reads(
     assert json.loads(asked[1][1]) == {"url": "http://example.org/a.pdf"}
 
 
+def test_extract_writes_images_into_a_folder(run: Run, server: FakeServer, folder: Path, tmp_path: Path) -> None:
+    place = {"box": [0, 0, 9, 9], "width": 3, "height": 2, "sha256": "abc"}
+    here = {**place, "media_type": "image/jpeg", "data": "SkZJRg==", "omitted": None}
+    gone = {**place, "media_type": None, "data": None, "omitted": "repeated"}
+    lines: list[dict[str, object]] = [
+        {"document": {}},
+        {"page": {"number": 3, "images": [gone, here]}},
+        {"end": {"pages": 1, "unread": [], "truncated": False}},
+    ]
+    asked: list[dict[str, str]] = []
+
+    def hook(request: httpx.Request) -> httpx.Response:
+        asked.append(dict(request.url.params))
+        return httpx.Response(200, content="\n".join(map(json.dumps, lines)).encode())
+
+    server.hook = hook
+    out = tmp_path / "new" / "images"
+    result = run("extract", str(folder / "a.pdf"), "--images", str(out), "--json")
+    assert asked == [{"stream": "true", "pages": "", "images": "true"}]
+    path = out / "page-0003-02.jpg"
+    assert json.loads(result.stdout) == [{"path": str(path), "page": 3, **place, "media_type": "image/jpeg"}]
+    assert path.read_bytes() == b"JFIF"
+    assert result.stderr == "Left out: 1 repeated.\n"
+    lines[2:] = [{"problem": {"status": 422, "code": "reading_failed", "detail": "The file is damaged."}}]
+    result = run("extract", str(folder / "a.pdf"), "--images", str(out))
+    assert (result.exit_code, result.stderr) == (1, "gatherum: The file is damaged.\n")
+    lines[2:] = []
+    assert "broke off" in run("extract", str(folder / "a.pdf"), "--images", str(out)).stderr
+
+
 def test_extract_of_nothing_and_of_what_is_refused_is_one_line(run: Run, server: FakeServer, folder: Path) -> None:
     assert run("extract", str(folder / "none.pdf")).exit_code == 2
     server.hook = lambda request: problem(403, "refused", "Only http and https URLs are fetched.")
@@ -172,7 +203,7 @@ def test_a_server_that_is_not_there_is_one_line(run: Run, server: FakeServer, fo
 
 
 def test_ctrl_c_says_what_is_left(run: Run, server: FakeServer, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def interrupted(client: Any, report: bulk.Report, *, collection: str) -> None:
+    async def interrupted(client: Any, report: bulk.Report, **how: str) -> None:
         report.outcomes[0].state = "accepted"
         raise KeyboardInterrupt
 
@@ -355,7 +386,123 @@ def test_help_needs_neither_ray_nor_the_settings() -> None:
     assert out.stdout == "[]\n"
 
 
-@pytest.mark.parametrize("command", ["up", "down", "status", "ingest", "ask", "config"])
+# --- jobs -----------------------------------------------------------------------------------------------------------
+
+
+def test_jobs_shows_what_is_read_and_what_waits(run: Run, server: FakeServer) -> None:
+    server.listed = [
+        job("a", state="reading", pages_done=40, pages_total=100, attempt=2, pages_per_s=2.0, eta_s=30.0),
+        job("b", filename="rings.pdf", pages_total=20),
+        job("c", state="failed", error="The PDF is damaged."),
+    ]
+    result = run("jobs")
+    assert result.exit_code == 0
+    assert "1 failed, 1 waiting, 1 being read · 2.0 pages/s · 40 s left" in result.stdout
+    assert "40/100" in result.stdout
+    assert "30 s" in result.stdout
+    assert "rings.pdf" in result.stdout
+    assert "damaged" not in result.stdout
+    assert "stalled" not in result.stdout
+    assert "The PDF is damaged." in run("jobs", "--state", "failed", "--once").stdout
+
+
+def test_jobs_as_json_is_one_value_and_says_whether_it_is_all(run: Run, server: FakeServer) -> None:
+    server.listed = [job("a"), job("b")]
+    board = json.loads(run("jobs", "--json").stdout)
+    assert [item["job_id"] for item in board["items"]] == ["a", "b"]
+    assert (board["complete"], board["counts"]) == (True, {"queued": 2})
+    assert json.loads(run("jobs", "--json", "--limit", "1").stdout)["complete"] is False
+
+
+def test_nothing_to_do_is_said(run: Run, server: FakeServer) -> None:
+    assert run("jobs").stdout == "Nothing to do\n"
+
+
+async def test_the_table_is_kept_up_to_date_until_it_is_cancelled(
+    server: FakeServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    boards = iter([{"items": [], "complete": True, "counts": {"queued": number}} for number in (3, 2)])
+
+    async def look() -> dict[str, Any]:
+        try:
+            return next(boards)
+        except StopIteration:
+            raise asyncio.CancelledError from None
+
+    with pytest.raises(asyncio.CancelledError):
+        await render.keep_shown(look, render.jobs)
+    assert "2 waiting" in capsys.readouterr().out
+
+
+def test_jobs_are_cancelled_and_retried_by_id(run: Run, server: FakeServer) -> None:
+    assert run("jobs", "cancel", "j1").stdout == "Job j1 is cancelled.\n"
+    assert json.loads(run("jobs", "retry", "j2", "--json").stdout)["state"] == "queued"
+    assert server.told == [("cancel", "j1"), ("retry", "j2")]
+    server.hook = lambda request: problem(409, "conflict", "The job is done: every page was read.")
+    result = run("jobs", "retry", "j1")
+    assert (result.exit_code, result.stderr) == (1, "gatherum: The job is done: every page was read.\n")
+
+
+# --- dry run --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every file but b.pdf has four pages; nothing is opened."""
+
+    async def look_at_all(paths: list[Path], limits: Any, looks: list[estimate.Look]) -> None:
+        looks += [
+            estimate.Look(str(path), 10, path.stem, pages=4, sampled=4, stored=4000)
+            if path.name != "b.pdf"
+            else estimate.Look(str(path), code="not_a_pdf", error="The file is not a PDF.")
+            for path in paths
+        ]
+
+    monkeypatch.setattr(estimate, "look_at_all", look_at_all)
+
+
+@pytest.mark.usefixtures("looks")
+def test_a_dry_run_sends_nothing_and_knows_what_is_there(run: Run, server: FakeServer, folder: Path) -> None:
+    server.known = {"sky": ["x", "a", "y"]}
+    result = run("ingest", str(folder), "https://example.org/a.pdf", "--collection", "sky", "--dry-run", "--json")
+    found = json.loads(result.stdout)
+    assert result.exit_code == 1
+    assert (found["files"], found["new"], found["known"], found["urls"], found["pages"]) == (3, 1, 1, 1, 4)
+    assert [entry["code"] for entry in found["refused"]] == ["not_a_pdf"]
+    assert server.uploads == []
+
+
+@pytest.mark.usefixtures("looks")
+def test_a_dry_run_needs_no_server(run: Run, server: FakeServer, folder: Path) -> None:
+    def hook(request: httpx.Request) -> None:
+        raise httpx.ConnectError("refused")
+
+    server.hook = hook
+    result = run("ingest", str(folder / "a.pdf"), "--dry-run")
+    assert result.exit_code == 0
+    assert "could not be asked" in result.stderr
+    assert "unknown" in result.stdout
+
+
+@pytest.mark.usefixtures("looks")
+def test_a_collection_that_is_not_there_knows_nothing(run: Run, server: FakeServer, folder: Path) -> None:
+    found = json.loads(run("ingest", str(folder / "a.pdf"), "--dry-run", "--json").stdout)
+    assert (found["new"], found["known"]) == (1, 0)
+
+
+def test_the_priority_goes_with_every_file(run: Run, server: FakeServer, folder: Path) -> None:
+    seen: list[str] = []
+
+    def hook(request: httpx.Request) -> None:
+        if request.method == "POST":
+            seen.append(request.url.params["priority"])
+
+    server.hook = hook
+    assert run("ingest", str(folder / "a.pdf"), "--priority", "high").exit_code == 0
+    assert seen == ["high"]
+
+
+@pytest.mark.parametrize("command", ["up", "down", "status", "ingest", "ask", "config", "jobs"])
 def test_every_command_has_help_and_json(run: Run, command: str) -> None:
     result = run(command, "--help")
     assert result.exit_code == 0

@@ -194,3 +194,32 @@ async def test_cancelling_an_upload_leaves_no_file_open(server: FakeServer, big:
     async with asyncio.timeout(10):
         while not (opened and opened[0].closed):  # noqa: ASYNC110 - a file has no event for its end
             await asyncio.sleep(0)
+
+
+async def test_a_file_is_sent_under_one_key_however_often_and_another_file_under_another(
+    server: FakeServer, big: Path, naps: list[float]
+) -> None:
+    """An answer that was lost is asked for again: it must be the same one."""
+    lost = [True]
+
+    def hook(request: httpx.Request) -> httpx.Response | None:
+        if lost and request.method == "POST":
+            lost.clear()
+            server.keys.append(request.headers["idempotency-key"])
+            raise httpx.ReadTimeout("lost")
+        return None
+
+    server.hook = hook
+    async with client_of(server, patience_s=60) as client:
+        await client.upload(big, collection="c")
+        await client.upload(big, collection="c")
+    first, again, other = server.keys
+    assert first == again
+    assert other != first
+
+
+async def test_hashes_are_gathered_from_every_page_of_the_list(server: FakeServer) -> None:
+    server.known = {"c": ["a", "b", "d"]}
+    async with client_of(server) as client:
+        assert await client.known_hashes("c") == {"a", "b", "d"}
+        assert await client.known_hashes("none") == set()

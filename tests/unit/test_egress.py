@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
+import threading
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from pathlib import Path
 
 import httpcore
 import pytest
@@ -13,9 +16,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from actors.egress import BLOCKED, PORTS, Guard, VettedBackend, objection
-from actors.errors import FetchFailed, GatherumError, InvalidInput, Refused
-from config.settings import EgressSettings
+from actors.egress import BLOCKED, FIRST_TRY_S, LOOKUPS, PORTS, Guard, VettedBackend, objection, system_resolver
+from actors.errors import FetchFailed, GatherumError, InvalidInput, Overloaded, Refused
+from config.settings import EgressSettings, SettingsError, load
 
 HERE = ("127.0.0.1", "::1")
 OUTSIDE = "93.184.215.14"
@@ -238,7 +241,7 @@ async def test_an_operator_opens_what_is_named_and_no_more(entry: str, url: str,
 )
 def test_what_the_settings_take_the_guard_takes(entry: str) -> None:
     try:
-        EgressSettings(enabled=True, allow_hosts=(entry,), timeout_s=1, max_fetches=1)
+        EgressSettings(enabled=True, allow_hosts=(entry,), ca_file="", timeout_s=1, max_fetches=1)
     except ValidationError:
         return
     Guard([entry])
@@ -248,6 +251,15 @@ def test_what_the_settings_take_the_guard_takes(entry: str) -> None:
 def test_an_entry_that_means_nothing_is_named(entry: str) -> None:
     with pytest.raises(ValueError, match=r".+"):
         Guard([entry])
+
+
+@pytest.mark.parametrize("content", [None, "", "no certificate"])
+def test_a_file_of_authorities_that_is_none_is_named_at_the_start(tmp_path: Path, content: str | None) -> None:
+    file = tmp_path / "authorities.pem"
+    if content is not None:
+        file.write_text(content, encoding="utf-8")
+    with pytest.raises(SettingsError, match=r"authorities\.pem' is not a readable file of certificates"):
+        load({"egress.ca_file": str(file)})
 
 
 @pytest.mark.parametrize("location", ["http://127.0.0.1/", "//127.0.0.1/", "file:///etc/passwd", "//user@example.org/"])
@@ -274,6 +286,37 @@ async def test_the_connection_goes_to_the_address_that_was_vetted(monkeypatch: p
     with pytest.raises(Refused):
         await VettedBackend(guard).connect_tcp("example.org", 80)
     assert len(connected) == 2
+
+
+async def test_a_silent_address_leaves_time_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[float | None] = []
+
+    async def connect(self: object, host: str, port: int, timeout: float | None, *_: object) -> None:  # noqa: ASYNC109
+        given.append(timeout)
+        raise httpcore.ConnectTimeout("silent")
+
+    monkeypatch.setattr(httpcore.AnyIOBackend, "connect_tcp", connect)
+    guard, _ = answers([OUTSIDE, "93.184.215.15"])
+    with pytest.raises(httpcore.ConnectTimeout):
+        await VettedBackend(guard).connect_tcp("example.org", 80, 60.0)
+    assert given == [FIRST_TRY_S, 60.0]
+
+
+async def test_look_ups_without_an_answer_are_bounded_and_leave_other_threads_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answered = threading.Event()
+    monkeypatch.setattr(
+        socket, "getaddrinfo", lambda *_, **__: answered.wait(30) and [(0, 0, 0, "", ("192.0.2.1", 80))]
+    )
+    waiting = [asyncio.create_task(system_resolver("slow.example", 80)) for _ in range(LOOKUPS)]
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded):
+        await system_resolver("slow.example", 80)
+    assert await asyncio.to_thread(lambda: "free") == "free"
+    answered.set()
+    assert await asyncio.gather(*waiting) == [["192.0.2.1"]] * LOOKUPS
+    assert await system_resolver("slow.example", 80) == ["192.0.2.1"]
 
 
 async def test_no_socket_files() -> None:

@@ -19,9 +19,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.deadline import Deadline
-from actors.errors import DeadlineExceeded, EncryptedPdf, InvalidInput, ReadingFailed
+from actors.errors import DeadlineExceeded, DocumentTooLarge, EncryptedPdf, InvalidInput, ReadingFailed, Unavailable
 from actors.messages import DocumentInfo, OutlineItem, Page, PageImage, PageLink, PageRange, Table, Words
 from actors.pdf import Pdf
+from actors.reading import limits
 from config.settings import load
 from serve.app import BODY_LIMIT, create_app
 from serve.extraction import Selection, encode, markdown, page_value, pipes
@@ -39,6 +40,12 @@ class Reader(FakePdf):
     refusal: Exception | None = None
     path: str = ""
     deadline: Deadline | None = None
+    images: tuple[PageImage, ...] = ()
+
+    async def read(self, path: str, pages: Sequence[int], **how: Any) -> AsyncIterator[PageRange]:
+        async for part in super().read(path, pages, **how):
+            readings = (replace(each, page=replace(each.page, images=self.images)) for each in part.readings)
+            yield replace(part, readings=tuple(readings))
 
     async def inspect(self, path: str, *, deadline: Deadline) -> DocumentInfo:
         self.path, self.deadline = path, deadline
@@ -133,6 +140,36 @@ async def test_lines_are_the_document_its_pages_and_the_end(
 async def test_lines_hold_the_form_that_was_asked_for(reader: Reader, tmp_path: Path) -> None:
     lines = lines_of(await post(await application(reader, tmp_path), stream=True, format="markdown", pages="3"))
     assert lines[1] == {"page": {"number": 3, "markdown": "<!-- page 3 -->\n\nTitan orbits Saturn.\n\n", "error": None}}
+
+
+PICTURE = PageImage((0, 0, 9, 9), 3, 2, "image/png", b"PNG", "abc")
+
+
+async def test_images_have_their_bytes_only_where_these_are_asked_for(reader: Reader, tmp_path: Path) -> None:
+    reader.images = (PICTURE, replace(PICTURE, data=b"PNG!", sha256="def"))
+    app = await application(reader, tmp_path, **{"pdf.max_images_mb": 7e-6})
+    place = {"box": [0, 0, 9, 9], "width": 3, "height": 2}
+    value = (await post(app)).json()
+    assert value["pages"][0]["images"] == [place, place]
+    assert "truncated" not in value
+    value = (await post(app, images=True, pages="1-2")).json()
+    first, second = value["pages"]
+    assert first["images"] == [
+        {**place, "media_type": "image/png", "sha256": "abc", "data": "UE5H", "omitted": None},
+        {**place, "media_type": "image/png", "sha256": "def", "data": "UE5HIQ==", "omitted": None},
+    ]
+    # All of the seven bytes are spent.
+    assert [(image["data"], image["omitted"]) for image in second["images"]] == [(None, "size")] * 2
+    assert value["truncated"] is True
+    *_, last, end = lines_of(await post(app, images=True, pages="2", stream=True))
+    assert [image["data"] for image in last["page"]["images"]] == ["UE5H", "UE5HIQ=="]
+    assert end == {"end": {"pages": 1, "unread": [], "truncated": False}}
+
+
+async def test_text_has_no_place_for_images(reader: Reader, tmp_path: Path) -> None:
+    answer = await post(await application(reader, tmp_path), images=True, format="text")
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_input")
+    assert reader.calls == []
 
 
 # --- errors ---------------------------------------------------------------------------------------------------------
@@ -265,7 +302,7 @@ class Shuffled:
         self.closed = 0
 
     async def read(
-        self, path: str, pages: Sequence[int], *, enrich: bool, details: bool, deadline: Deadline
+        self, path: str, pages: Sequence[int], *, enrich: bool, details: bool, images: bool = False, deadline: Deadline
     ) -> AsyncIterator[PageRange]:
         assert (enrich, details) == (False, True)
         self.asked.append(tuple(pages))
@@ -278,8 +315,9 @@ class Shuffled:
             self.closed += 1
 
 
-def in_order(pdf: Shuffled, pages: Sequence[int]) -> Any:
-    return extract.in_order(cast("Pdf", pdf), "a.pdf", pages, details=True, deadline=Deadline.after(60))
+def in_order(pdf: Shuffled, pages: Sequence[int], *, max_text_mb: float = 1) -> Any:
+    deadline = Deadline.after(60)
+    return extract.in_order(cast("Pdf", pdf), "a.pdf", pages, details=True, max_text_mb=max_text_mb, deadline=deadline)
 
 
 @given(data=st.data(), pages=st.sets(st.integers(1, 600), min_size=1, max_size=60))
@@ -304,6 +342,32 @@ async def test_a_window_is_read_when_the_one_before_has_been_given_out(monkeypat
     assert (len(pdf.asked), pdf.given) == (2, 5)
     await pages.aclose()
     assert pdf.closed == 2
+
+
+async def test_a_page_that_never_comes_is_no_quiet_end() -> None:
+    pages = in_order(Shuffled([(1, 2), (4, 5)]), range(1, 6))
+    assert [(await anext(pages)).number for _ in range(2)] == [1, 2]
+    with pytest.raises(Unavailable, match="lost on their way"):
+        await anext(pages)
+
+
+def test_a_message_that_quotes_the_file_cannot_end_the_comment() -> None:
+    page = Page(1, 0, 0, "", Words(), error="bad name x---><script>alert(1)</script>")
+    told = markdown(page, DocumentInfo(1, ""))
+    assert told.count("-->") == 1
+    assert told.endswith(" -->\n\n")
+
+
+async def test_the_text_is_limited_over_all_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extract, "WINDOW", 2)
+    length = len(page_reading(1).page.text)
+    pdf = Shuffled([(page,) for page in range(1, 10)])
+    pages = in_order(pdf, range(1, 10), max_text_mb=5 * length / limits.MB)
+    for _ in range(5):
+        await anext(pages)
+    with pytest.raises(DocumentTooLarge, match="The text of the PDF is longer"):
+        await anext(pages)
+    assert pdf.closed == 3
 
 
 # --- clients that go away -------------------------------------------------------------------------------------------

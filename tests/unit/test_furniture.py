@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.messages import Page, Words
-from actors.reading.furniture import SAMPLE_RUN, SAMPLE_RUNS, Furniture, collect, sample
+from actors.reading import furniture
+from actors.reading.furniture import SAMPLE_RUN, SAMPLE_RUNS, SCANNED_HEIGHT, SCANNED_RUNS, Furniture, margins, sample
 
 HEIGHT = 800.0
 
@@ -27,6 +28,10 @@ def page(number: int, *rows: tuple[str, float]) -> Page:
 
 def texts(found: Furniture, of: Page) -> list[str]:
     return [of.text[start:end] for start, end in found.spans(of)]
+
+
+def collect(pages: list[Page], **how: float) -> Furniture:
+    return furniture.collect(map(margins, pages), **how)
 
 
 def book(count: int, first: int = 1) -> list[Page]:
@@ -97,11 +102,27 @@ def test_the_parts_of_a_row_need_not_be_together_in_the_text() -> None:
     assert texts(collect(pages), pages[2]) == ["Moons", "3"]
 
 
-@given(st.integers(0, 5000))
-def test_the_sample_is_of_the_document(pages: int) -> None:
-    chosen = sample(pages)
+def test_scanned_pages_lie_less_exactly_and_read_less_well() -> None:
+    heads = [
+        page(number, (f"{sign} The Moons of Saturn{sign} {1655 + number}", 30 + 4 * (number % 4)), ("Text", 300))
+        for number, sign in enumerate(".,:;'.-", 1)
+    ]
+    scans = collect(heads, reach=SCANNED_HEIGHT)
+    assert all(texts(scans, head) for head in heads)
+    assert texts(scans, page(9, ("The Moons of Saturn 1664", 60), ("Text", 300))) == []
+    assert not all(texts(collect(heads), head) for head in heads)
+
+
+def test_signs_alone_say_nothing() -> None:
+    pages = [page(number, ("* * *", 30), ("Text", 300)) for number in range(1, 9)]
+    assert texts(collect(pages), pages[0]) == []
+
+
+@given(st.integers(0, 5000), st.sampled_from([SAMPLE_RUNS, SCANNED_RUNS]))
+def test_the_sample_is_of_the_document(pages: int, runs: int) -> None:
+    chosen = sample(pages, runs)
     assert list(chosen) == sorted(set(chosen))
-    assert len(chosen) == min(pages, SAMPLE_RUN * SAMPLE_RUNS)
+    assert len(chosen) == min(pages, SAMPLE_RUN * runs)
     assert not chosen or (chosen[0] == 1 and chosen[-1] == pages)
 
 

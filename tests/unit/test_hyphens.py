@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.messages import Words
-from actors.reading.text import assemble
+from actors.reading.text import assemble, gaps
 
 
 def set_lines(text: str) -> tuple[str, Words]:
@@ -22,7 +22,7 @@ def set_lines(text: str) -> tuple[str, Words]:
                 lines.append(line)
                 y = 200.0 * block + 20 * line
                 boxes.append((50.0 * position, y, 50.0 * position + 40, y + 10))
-    return assemble(texts, np.array(blocks), np.array(lines), np.array(boxes, dtype=np.float32).T)
+    return assemble(texts, gaps(np.array(blocks), np.array(lines)), np.array(boxes, dtype=np.float32).T)
 
 
 @pytest.mark.parametrize(
@@ -35,6 +35,7 @@ def set_lines(text: str) -> tuple[str, Words]:
         ("pre- and post-\nwar", "pre- and postwar"),
         ("pre-\nand post-war", "pre-\nand post-war"),
         ("a well-\nknown moon", "a well-known\nmoon"),
+        ("for ex-\nample", "for example"),
         ("state-of-the-\nart moon", "state-of-the-art\nmoon"),
         ("an e-\nmail came", "an e-mail\ncame"),
         ("ice-rich and ice-\nrich rock", "ice-rich and ice-rich\nrock"),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import sqlite3
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,25 +18,29 @@ from stores import DEFAULTS, open_database, soon, upload
 
 from actors.database import Database
 from actors.deadline import Deadline
-from actors.errors import DeadlineExceeded, NotAPdf, StaleLease, Unavailable, UnknownJob
-from actors.ingest import STALLED_TRIES, Ingest
-from actors.messages import Accepted, Change, Job, Lease, PageReading
+from actors.errors import Conflict, DeadlineExceeded, NotAPdf, StaleLease, Unavailable, UnknownJob, UnknownPage
+from actors.ingest import CLOCK_SLACK_S, STALLED_TRIES, Ingest
+from actors.messages import Accepted, Change, Job, Lease, PageReading, Tended
 from actors.pdf import Pdf
-from actors.store.blobs import blob_path
+from actors.reading import PIPELINE
+from actors.store.blobs import Folder
 from config import logs
 from config.settings import LogSettings
 
 
 class Clock:
-    """Pauses that pass at once, except heartbeats, which come when the test says so."""
+    """Pauses that pass at once, except before heartbeats and upkeep, which come when the test says so."""
 
     def __init__(self) -> None:
         self.pauses: list[float] = []
         self.beats = asyncio.Semaphore(0)
+        self.upkeep = asyncio.Semaphore(0)
 
     async def sleep(self, seconds: float) -> None:
         if seconds == SETTINGS.heartbeat_s:
             await self.beats.acquire()
+        elif seconds == SETTINGS.upkeep_s:
+            await self.upkeep.acquire()
         else:
             self.pauses.append(seconds)
             await asyncio.sleep(0)
@@ -51,6 +57,7 @@ class Store:
         self.database = database
         self.errors: dict[str, list[Exception]] = {}
         self.claims = 0
+        self.tended: list[Tended] = []
         self.ended = asyncio.Condition()
 
     def _trip(self, call: str) -> None:
@@ -91,6 +98,13 @@ class Store:
         await self.database.release(job_id, fence, deadline=deadline)
         await self._tell()
 
+    async def tend(self, limit: int, *, deadline: Deadline) -> Tended:
+        self._trip("tend")
+        done = await self.database.tend(limit, deadline=deadline)
+        self.tended.append(done)
+        await self._tell()
+        return done
+
     async def _tell(self) -> None:
         async with self.ended:
             self.ended.notify_all()
@@ -108,7 +122,7 @@ class Bench:
             SETTINGS,
             cast("Database", self.store),
             cast("Pdf", self.pdf),
-            blob_dir=folder / "blobs",
+            blobs=Folder(folder / "blobs"),
             document_timeout_s=30.0,
             dice=random.Random(1),
             sleep=self.clock.sleep,
@@ -178,7 +192,7 @@ async def test_the_pdf_role_is_given_the_blob_and_asked_for_everything(
         accepted = await bench.send()
         await bench.until(accepted, "done")
     document = await bench.store.database.document(accepted.document_id, deadline=soon())
-    assert seen == [(str(blob_path(bench.folder / "blobs", document.sha256)), True, True)]
+    assert seen == [(str(Folder(bench.folder / "blobs").path(document.sha256)), True, True)]
 
 
 async def test_as_many_documents_are_read_at_once_as_there_are_workers(bench: Bench) -> None:
@@ -235,6 +249,45 @@ async def test_what_a_retry_may_help_is_tried_until_no_attempt_is_left(
         job = await bench.until(await bench.send(), "failed", "done")
     assert (job.state, job.attempt, job.error) == ("failed", 3, told)
     assert bench.pdf.calls == [(1, 2, 3)] * 3
+
+
+async def test_what_was_read_in_the_time_of_the_last_attempt_is_published(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench.ingest, "_document_timeout_s", 0.9 * CLOCK_SLACK_S)
+    late = DeadlineExceeded("Reading the document did not finish in time.")
+    bench.pdf.errors = [None, late, late]
+    bench.pdf.breaks_before = {2: late}
+    async with running(bench):
+        accepted = await bench.send()
+        job = await bench.until(accepted, "failed", "done", "partial")
+    assert bench.pdf.calls == [(1, 2, 3), (2, 3), (2, 3)]
+    assert (job.state, job.attempt, job.pages_done) == ("partial", 3, 3)
+    why = "It was not read within the time limit of a document, 0.9 s an attempt."
+    assert job.error == f"2 of 3 pages could not be read: page 2: {why}; page 3: {why}"
+    published = await bench.store.database.published_document(accepted.document_id, deadline=soon())
+    assert published is not None
+    assert [chunk.page for chunk in published.chunks] == [1]
+
+
+async def test_a_document_of_which_nothing_was_read_in_time_fails(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bench.ingest, "_document_timeout_s", 0.9 * CLOCK_SLACK_S)
+    bench.pdf.errors = [DeadlineExceeded("Reading the document did not finish in time.")] * 3
+    async with running(bench):
+        job = await bench.until(await bench.send(), "failed", "done", "partial")
+    why = "3 of 3 pages were not read within the time limit of a document, 0.9 s an attempt."
+    assert (job.state, job.pages_done, job.error) == ("failed", 0, why)
+
+
+async def test_a_slow_store_gives_no_page_up(bench: Bench) -> None:
+    slow = DeadlineExceeded("The store did not answer in time.")
+    bench.pdf.errors = [slow, slow, None]
+    bench.pdf.breaks_before = {2: slow}
+    async with running(bench):
+        job = await bench.until(await bench.send(), "failed", "done", "partial")
+    assert (job.state, job.pages_done) == ("failed", 1)
 
 
 async def test_a_role_that_went_away_is_waited_for_and_only_what_is_missing_is_read_again(bench: Bench) -> None:
@@ -305,10 +358,14 @@ async def test_heartbeats_go_on_while_a_page_takes_its_time_even_if_one_is_misse
         accepted = await bench.send()
         await asyncio.wait_for(bench.pdf.reached.wait(), 20)
         for _ in range(2):
+            began = time.time_ns() // 1_000_000
             async with bench.store.ended:
                 bench.clock.beats.release()
                 await asyncio.wait_for(bench.store.ended.wait(), 20)
             beaten.append((await bench.job(accepted)).updated_at)
+            # Times are told to the millisecond.
+            while time.time_ns() // 1_000_000 == began:
+                pass
         bench.pdf.gate.set()
         await bench.until(accepted, "done")
     assert beaten[0] < beaten[1]
@@ -383,3 +440,144 @@ async def test_every_job_can_be_followed_in_the_log(bench: Bench, capsys: pytest
     assert finished["pages_per_s"] > 0
     assert told["job_claimed", good.job_id]["attempt"] == 1
     assert told["job_failed", bad.job_id]["final"] is True
+
+
+# --- cancelling ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("notices_at", ["a commit", "a heartbeat"])
+async def test_a_cancelled_document_is_let_go_and_its_tasks_end(bench: Bench, notices_at: str) -> None:
+    bench.pdf.gate = asyncio.Event()
+    async with running(bench):
+        accepted = await bench.send()
+        await asyncio.wait_for(bench.pdf.reached.wait(), 20)
+        await bench.store.database.cancel_job(accepted.job_id, deadline=soon())
+        if notices_at == "a commit":
+            bench.pdf.gate.set()
+        else:
+            bench.clock.beats.release()
+            bench.pdf.gate = None
+        await bench.until(await bench.send(b"another"), "done")
+        assert bench.pdf.closed == 2
+        job = await bench.job(accepted)
+        assert (job.state, job.pages_done, job.error) == ("cancelled", 0, None)
+        bench.pdf.gate = None
+        await bench.store.database.retry_job(accepted.job_id, deadline=soon())
+        await bench.ingest.wake(deadline=soon())
+        await bench.until(accepted, "done")
+
+
+async def test_a_partial_document_is_read_again_where_it_could_not_be(bench: Bench) -> None:
+    bench.pdf.unreadable = frozenset({2})
+    async with running(bench):
+        accepted = await bench.send()
+        await bench.until(accepted, "partial")
+        with pytest.raises(UnknownPage, match="no page 4"):
+            await bench.store.database.page(accepted.document_id, 4, deadline=soon())
+        bench.pdf.unreadable = frozenset()
+        await bench.store.database.retry_job(accepted.job_id, deadline=soon())
+        with pytest.raises(UnknownPage, match="started again"):
+            await bench.store.database.page(accepted.document_id, 2, deadline=soon())
+        assert (await bench.store.database.page(accepted.document_id, 1, deadline=soon())).text
+        await bench.ingest.wake(deadline=soon())
+        job = await bench.until(accepted, "done")
+    assert job.error is None
+    assert bench.pdf.calls == [(1, 2, 3), (2,)]
+    with pytest.raises(Conflict, match="nothing to retry"):
+        await bench.store.database.retry_job(accepted.job_id, deadline=soon())
+
+
+# --- a newer pipeline ------------------------------------------------------------------------------------------------
+
+
+async def tended(bench: Bench) -> Tended:
+    """Let the upkeep have its turn."""
+    async with bench.store.ended:
+        times = len(bench.store.tended)
+        bench.clock.upkeep.release()
+        await asyncio.wait_for(bench.store.ended.wait_for(lambda: len(bench.store.tended) > times), 20)
+    return bench.store.tended[-1]
+
+
+async def pipelines(bench: Bench) -> dict[str, list[int]]:
+    """Pipelines that each table holds pages of."""
+    connection = sqlite3.connect(bench.folder / "gatherum.db")
+    found = {
+        table: [row[0] for row in connection.execute(f"SELECT DISTINCT pipeline FROM {table} ORDER BY 1")]  # noqa: S608
+        for table in ("documents", "pages", "chunks", "mentions", "superseded")
+    }
+    connection.close()
+    return found
+
+
+async def test_a_newer_pipeline_reads_again_in_the_background_and_swaps_at_once(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = bench.store.database
+    async with running(bench):
+        accepted = await bench.send()
+        elsewhere = await database.accept(
+            await upload(bench.folder, b"one", collection="other", pages=3), deadline=soon()
+        )
+        await bench.ingest.wake(deadline=soon())
+        await bench.until(accepted, "done")
+        await bench.until(elsewhere, "done")
+        assert await tended(bench) == Tended(0, 0, 0)
+
+        monkeypatch.setattr("actors.database.PIPELINE", PIPELINE + 1)
+        bench.pdf.gate = asyncio.Event()
+        bench.pdf.reached.clear()
+        before = await database.last_change(deadline=soon())
+        old = await database.published(None, 10, deadline=soon())
+        assert (await tended(bench)).queued == 2
+        await asyncio.wait_for(bench.pdf.reached.wait(), 20)
+        jobs, _ = await database.jobs(("queued", "reading"), None, None, 10, deadline=soon())
+        assert {job.priority for job in jobs} == {-10}
+        # What was read before goes on to be shown, and the job that read it stays done.
+        assert await database.published(None, 10, deadline=soon()) == old
+        assert await database.last_change(deadline=soon()) == before
+        assert (await database.document(accepted.document_id, deadline=soon())).state == "done"
+        assert (await bench.job(accepted)).state == "done"
+        assert (await database.page(accepted.document_id, 1, deadline=soon())).text
+        assert (await tended(bench)).queued == 0
+        bench.pdf.gate.set()
+        for job in jobs:
+            await bench.until(Accepted("", job.job_id, duplicate=False), "done")
+        changes = await database.changes(before, 0.0, 10, deadline=soon())
+        assert sorted(change.document_id for change in changes) == sorted(each.document_id for each in old)
+        assert (await tended(bench)).pages == 3
+    assert await pipelines(bench) == {
+        "documents": [PIPELINE + 1],
+        "pages": [PIPELINE + 1],
+        "chunks": [PIPELINE + 1],
+        "mentions": [PIPELINE + 1],
+        "superseded": [],
+    }
+
+
+async def test_the_earlier_reading_stays_where_the_newer_pipeline_cannot_read_as_much(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = bench.store.database
+    async with running(bench):
+        accepted = await bench.send()
+        await bench.until(accepted, "done")
+        old = await database.published(None, 10, deadline=soon())
+        monkeypatch.setattr("actors.database.PIPELINE", PIPELINE + 1)
+        bench.pdf.unreadable = frozenset({3})
+        await tended(bench)
+        found, _ = await database.jobs((), None, None, 10, deadline=soon())
+        again = next(job for job in found if job.job_id != accepted.job_id)
+        job = await bench.until(Accepted("", again.job_id, duplicate=False), "failed")
+        assert job.error == "The newer pipeline could not read 1 more pages: the earlier reading stays."
+        assert await database.published(None, 10, deadline=soon()) == old
+        assert (await database.document(accepted.document_id, deadline=soon())).state == "done"
+        # What failed once is not tried for ever.
+        assert (await tended(bench)).queued == 0
+
+
+async def test_upkeep_outlives_a_store_that_is_away(bench: Bench) -> None:
+    bench.store.errors = {"tend": [Unavailable("gone"), RuntimeError("a defect")]}
+    async with running(bench):
+        bench.clock.upkeep.release()
+        assert await tended(bench) == Tended(0, 0, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
@@ -14,10 +15,21 @@ from hypothesis import strategies as st
 from sqlalchemy import delete, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from actors.errors import Conflict, ReadingFailed, StaleLease
-from actors.messages import DocumentInfo, Lease, Upload
-from actors.store import changes, dialect, documents, jobs, readings
-from actors.store.jobs import DIED, JobRow, backoff, claimed, failed, finished, released, requeued
+from actors.errors import Conflict, InvalidInput, ReadingFailed, StaleLease, UnknownCollection, UnknownJob
+from actors.messages import DocumentInfo, JobState, Lease, Upload
+from actors.store import changes, dialect, documents, jobs, lifecycle, progress, queue, readings, upkeep
+from actors.store.lifecycle import (
+    DIED,
+    JobRow,
+    backoff,
+    cancelled,
+    claimed,
+    failed,
+    finished,
+    holds,
+    released,
+    retried,
+)
 from actors.store.tables import changes as changes_table
 from actors.store.tables import chunks, counters, metadata, pages
 from actors.store.tables import documents as documents_table
@@ -56,7 +68,7 @@ def test_giving_back_costs_no_attempt() -> None:
 
 def test_starting_again_gives_all_attempts_back_and_locks_the_last_worker_out() -> None:
     ended = finished(replace(READING, attempt=3), "failed", "no")
-    again = requeued(ended, 300.0)
+    again = retried(ended, 300.0)
     assert (again.state, again.attempt, again.error, again.run_at) == ("queued", 0, None, 300.0)
     assert again.fence > ended.fence
 
@@ -117,7 +129,7 @@ class World:
 
     async def claim(self) -> Lease | None:
         before = await self.rows()
-        lease: Lease | None = await self.run(jobs.claim, worker="w", lease_s=LEASE_S)
+        lease: Lease | None = await self.run(jobs.claim, worker="w", lease_s=LEASE_S, pipeline=1)
         after = await self.rows()
         for job_id, row in after.items():
             if row.fence != before[job_id].fence:
@@ -355,7 +367,7 @@ async def test_a_job_whose_process_died_on_the_last_attempt_fails_with_its_docum
     world, lease = await ready(engine, max_attempts=1)
     world.now += LEASE_S
     assert await world.claim() is None
-    job = await in_connection(engine, jobs.find, lease.job_id)
+    job = await in_connection(engine, progress.find, lease.job_id)
     document = await in_connection(engine, documents.find, lease.document_id)
     assert (job.state, job.error, document.state) == ("failed", DIED, "failed")
 
@@ -365,7 +377,7 @@ async def test_pages_that_could_not_be_read_make_the_document_partial(engine: As
     packed = readings.pack([page_reading(1), unreadable(2, "bad xref")])
     await world.run(jobs.commit_pages, job_id=lease.job_id, fence=lease.fence, packed=packed)
     await world.run(jobs.publish, job_id=lease.job_id, fence=lease.fence)
-    job = await in_connection(engine, jobs.find, lease.job_id)
+    job = await in_connection(engine, progress.find, lease.job_id)
     assert (job.state, job.error) == ("partial", "1 of 2 pages could not be read: page 2: bad xref")
 
 
@@ -387,12 +399,329 @@ async def test_a_document_without_a_readable_page_is_not_published_but_can_be_tr
 
 async def test_a_job_that_is_read_but_not_yet_visible_is_publishing(engine: AsyncEngine) -> None:
     world, lease = await ready(engine)
-    assert (await in_connection(engine, jobs.find, lease.job_id)).state == "reading"
+    assert (await in_connection(engine, progress.find, lease.job_id)).state == "reading"
     await world.commit_all(lease)
-    job = await in_connection(engine, jobs.find, lease.job_id)
+    job = await in_connection(engine, progress.find, lease.job_id)
     assert (job.state, job.pages_done, job.pages_total) == ("publishing", 2, 2)
 
 
 async def in_connection(engine: AsyncEngine, work: Callable[[AsyncConnection, str], Awaitable[Any]], key: str) -> Any:
     async with engine.connect() as connection:
         return await work(connection, key)
+
+
+# --- owners ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_cancellation_locks_the_worker_out_and_is_refused_once_the_job_has_ended() -> None:
+    for job in (QUEUED, READING):
+        after = cancelled(job)
+        assert (after.state, after.lease_until, after.fence) == ("cancelled", None, job.fence + 1)
+        assert not holds(after, job.fence)
+        assert cancelled(after) == after
+    for state in ("done", "partial", "failed"):
+        with pytest.raises(Conflict, match=f"it is {state}"):
+            cancelled(finished(READING, state, None))
+
+
+def test_a_retry_leaves_alone_what_is_under_way_and_refuses_what_is_done() -> None:
+    assert retried(QUEUED, 300.0) == QUEUED
+    assert retried(READING, 300.0) == READING
+    assert retried(cancelled(READING), 300.0).state == "queued"
+    with pytest.raises(Conflict, match="nothing to retry"):
+        retried(finished(READING, "done", None), 300.0)
+
+
+@pytest.mark.parametrize("then", ["queued", "being read"])
+async def test_a_cancelled_job_is_not_read_on_and_can_be_started_again(engine: AsyncEngine, then: str) -> None:
+    world, lease = await ready(engine)
+    held = {"job_id": lease.job_id, "fence": lease.fence}
+    await world.run(jobs.commit_pages, packed=readings.pack([page_reading(1)]), **held)
+    if then == "queued":
+        await world.run(jobs.release, **held)
+    await world.run(jobs.cancel, job_id=lease.job_id)
+    await world.run(jobs.cancel, job_id=lease.job_id)
+    assert (await in_connection(engine, progress.find, lease.job_id)).state == "cancelled"
+    assert (await in_connection(engine, documents.find, lease.document_id)).state == "cancelled"
+    with pytest.raises(StaleLease):
+        await world.run(jobs.heartbeat, lease_s=LEASE_S, **held)
+    world.now += LEASE_S
+    assert await world.claim() is None
+    await world.run(jobs.retry, job_id=lease.job_id, pipeline=1)
+    assert (await in_connection(engine, documents.find, lease.document_id)).state == "queued"
+    again = await world.claim()
+    assert again is not None
+    assert (again.job_id, again.missing, again.attempt) == (lease.job_id, (2,), 1)
+
+
+async def test_a_failed_job_keeps_its_error_until_it_is_started_again(engine: AsyncEngine) -> None:
+    world, lease = await ready(engine)
+    await world.run(jobs.fail, job_id=lease.job_id, fence=lease.fence, error="no PDF", retry_in_s=None)
+    job = await in_connection(engine, progress.find, lease.job_id)
+    assert (job.state, job.error, job.attempt) == ("failed", "no PDF", 1)
+    with pytest.raises(Conflict):
+        await world.run(jobs.cancel, job_id=lease.job_id)
+    await world.run(jobs.retry, job_id=lease.job_id, pipeline=1)
+    job = await in_connection(engine, progress.find, lease.job_id)
+    assert (job.state, job.error, job.attempt) == ("queued", None, 0)
+
+
+@pytest.mark.parametrize("call", [jobs.cancel, jobs.retry])
+async def test_what_is_not_there_cannot_be_cancelled_or_retried(engine: AsyncEngine, call: Any) -> None:
+    await empty(engine)
+    with pytest.raises(UnknownJob):
+        await World(engine, 3, 1).run(call, job_id="no", **({"pipeline": 1} if call is jobs.retry else {}))
+
+
+async def test_a_partial_document_is_mended_and_every_index_hears_of_it(engine: AsyncEngine) -> None:
+    """The pages that were read stay to be seen meanwhile; another collection shows the same reading."""
+    world, lease = await ready(engine)
+    packed = readings.pack([page_reading(1), unreadable(2, "bad xref")])
+    await world.run(jobs.commit_pages, job_id=lease.job_id, fence=lease.fence, packed=packed)
+    await world.run(jobs.publish, job_id=lease.job_id, fence=lease.fence)
+    upload = Upload(f"{1:064x}", 10, "1.pdf", "other", DocumentInfo(2))
+    other = await world.run(documents.accept, upload=upload, pipeline=1, max_attempts=3)
+    world.holder[other.job_id] = None
+    shared = await world.claim()
+    assert shared is not None
+    assert shared.missing == ()
+    await world.run(jobs.publish, job_id=shared.job_id, fence=shared.fence)
+
+    await world.run(jobs.retry, job_id=lease.job_id, pipeline=1)
+    assert (await in_connection(engine, documents.find, lease.document_id)).state == "partial"
+    job = await in_connection(engine, progress.find, lease.job_id)
+    assert (job.state, job.pages_done) == ("queued", 1)
+    again = await world.claim()
+    assert again is not None
+    assert again.missing == (2,)
+    async with engine.connect() as connection:
+        before = await changes.last(connection)
+    await world.commit_all(again)
+    await world.run(jobs.publish, job_id=again.job_id, fence=again.fence)
+    async with engine.connect() as connection:
+        told = {change.document_id for change in await changes.after(connection, before, 10)}
+    assert told == {lease.document_id, other.document_id}
+    for document_id in told:
+        assert (await in_connection(engine, documents.find, document_id)).state == "done"
+
+
+# --- order -----------------------------------------------------------------------------------------------------------
+
+
+async def queue_up(world: World, collection: str, count: int, priority: int = 0, start: int = 0) -> list[str]:
+    found = []
+    for number in range(start, start + count):
+        sha256 = hashlib.sha256(f"{collection}{number}{priority}".encode()).hexdigest()
+        upload = Upload(sha256, 10, "x.pdf", collection, DocumentInfo(1), priority=priority)
+        accepted = await world.run(documents.accept, upload=upload, pipeline=1, max_attempts=3)
+        world.holder[accepted.job_id] = None
+        found.append(accepted.job_id)
+    return found
+
+
+async def order(world: World, engine: AsyncEngine, count: int) -> list[str]:
+    """Collections in the order in which their jobs are claimed."""
+    leases = [await world.claim() for _ in range(count)]
+    return [lease.collection for lease in leases if lease]
+
+
+async def test_a_long_queue_of_one_collection_does_not_hold_up_another(engine: AsyncEngine) -> None:
+    await empty(engine)
+    world = World(engine, 3, 1)
+    await queue_up(world, "long", 30)
+    assert await order(world, engine, 10) == ["long"] * 10
+    await queue_up(world, "short", 1)
+    await queue_up(world, "medium", 3)
+    # The head of the long queue was there first; then each has its turn.
+    assert await order(world, engine, 8) == ["long", "short", "medium", "long", "medium", "long", "medium", "long"]
+
+
+async def test_having_been_idle_earns_nothing_and_neither_does_coming_back(engine: AsyncEngine) -> None:
+    await empty(engine)
+    world = World(engine, 3, 1)
+    await queue_up(world, "long", 40)
+    first = await world.claim()
+    assert first is not None
+    await order(world, engine, 9)
+    # One that was given back has the turn of long ago no more, or the newcomers would all share it.
+    await world.run(jobs.release, job_id=first.job_id, fence=first.fence)
+    await queue_up(world, "late", 20)
+    order_of = await order(world, engine, 20)
+    assert 8 <= order_of.count("long") <= 12
+    assert set(order_of[:4]) == {"long", "late"}
+
+
+async def test_one_that_waits_for_its_retry_does_not_hold_up_the_queue(engine: AsyncEngine) -> None:
+    await empty(engine)
+    world = World(engine, 3, 1)
+    [first, second] = await queue_up(world, "main", 2)
+    lease = await world.claim()
+    assert lease is not None
+    assert lease.job_id == first
+    await world.run(jobs.fail, job_id=first, fence=lease.fence, error="busy", retry_in_s=60.0)
+    lease = await world.claim()
+    assert lease is not None
+    assert lease.job_id == second
+    await world.commit_all(lease)
+    await world.publish(lease)
+    assert await world.claim() is None
+    world.now += 60
+    lease = await world.claim()
+    assert lease is not None
+    assert (lease.job_id, lease.attempt) == (first, 2)
+
+
+async def test_one_that_waits_for_its_retry_does_not_let_newcomers_in_before_those_that_wait(
+    engine: AsyncEngine,
+) -> None:
+    await empty(engine)
+    world = World(engine, 3, 1)
+    await queue_up(world, "long", 30)
+    lease = await world.claim()
+    assert lease is not None
+    await world.run(jobs.fail, job_id=lease.job_id, fence=lease.fence, error="busy", retry_in_s=60.0)
+    assert await order(world, engine, 19) == ["long"] * 19
+    await queue_up(world, "late", 15)
+    assert 4 <= (await order(world, engine, 10)).count("long") <= 6
+
+
+async def test_a_higher_priority_goes_first(engine: AsyncEngine) -> None:
+    await empty(engine)
+    world = World(engine, 3, 1)
+    for name in ("low", "normal", "high"):
+        await queue_up(world, name, 2, priority=queue.priority_of(name))
+    await queue_up(world, "higher", 1, priority=queue.priority_of("11"))
+    assert await order(world, engine, 7) == ["higher", "high", "high", "normal", "normal", "low", "low"]
+
+
+@pytest.mark.parametrize("text", ["", "urgent", "1.5", "101", "-101", "1e9", "²"])
+def test_what_is_no_priority_is_refused(text: str) -> None:
+    with pytest.raises(InvalidInput, match="low, normal, high"):
+        queue.priority_of(text)
+
+
+async def test_lists_name_what_was_asked_for(engine: AsyncEngine) -> None:
+    await empty(engine)
+    world = World(engine, 3, 1)
+    ids = await queue_up(world, "a", 3) + await queue_up(world, "b", 2)
+    lease = await world.claim()
+    assert lease is not None
+
+    async def listed(*states: str, collection: str | None = None) -> list[str]:
+        found: list[str] = []
+        after: str | None = None
+        while True:
+            async with engine.connect() as connection:
+                some, after = await progress.page_of(connection, states, collection, after, 2)
+            found += [job.job_id for job in some]
+            assert len(some) <= 2
+            if after is None:
+                return found
+
+    assert await listed() == sorted(ids)
+    assert await listed("reading") == [lease.job_id]
+    assert await listed("queued") == sorted(set(ids) - {lease.job_id})
+    assert await listed("reading", "queued", collection="b") == sorted(ids[3:])
+    with pytest.raises(UnknownCollection):
+        await listed(collection="none")
+
+
+# --- pace ------------------------------------------------------------------------------------------------------------
+
+
+def paced(state: JobState, done: int, before: int = 0, now: float = 110.0) -> lifecycle.Pace:
+    job = replace(READING, state=state, run_at=100.0)
+    return lifecycle.pace(job, done=done, before=before, total=100, updated_at=105.0, now=now)
+
+
+def test_speed_and_time_left_are_those_of_the_attempt() -> None:
+    assert paced("reading", 30, before=10) == lifecycle.Pace(2.0, 35.0)
+    assert paced("reading", 10, before=10) == lifecycle.Pace(None, None)
+    assert paced("reading", 100, before=0) == lifecycle.Pace(10.0, 0.0)
+    assert paced("done", 100) == lifecycle.Pace(20.0, 0.0)
+
+
+def test_what_waits_has_no_pace_and_a_clock_that_jumps_back_makes_none() -> None:
+    for state in ("queued", "failed", "cancelled"):
+        assert paced(state, 30) == lifecycle.Pace()
+    assert paced("reading", 30, now=90.0) == lifecycle.Pace(None, None)
+
+
+# --- a newer pipeline ------------------------------------------------------------------------------------------------
+
+
+async def test_a_job_of_an_older_pipeline_is_read_with_the_newer_one_from_the_start(engine: AsyncEngine) -> None:
+    world, lease = await ready(engine)
+    held = {"job_id": lease.job_id, "fence": lease.fence}
+    await world.run(jobs.commit_pages, packed=readings.pack([page_reading(1)]), **held)
+    await world.run(jobs.release, **held)
+    again = await world.run(jobs.claim, worker="new", lease_s=LEASE_S, pipeline=2)
+    assert (again.job_id, again.missing) == (lease.job_id, (1, 2))
+    async with engine.begin() as connection:
+        assert await upkeep.prune(connection) == 1
+        assert await upkeep.prune(connection) is None
+        assert await readings.count(connection, lease.sha256, 1) == 0
+
+
+async def test_a_job_of_a_newer_pipeline_is_left_to_newer_workers(engine: AsyncEngine) -> None:
+    await empty(engine)
+    world = World(engine, 3, 1)
+    upload = Upload(f"{1:064x}", 10, "1.pdf", "main", DocumentInfo(1))
+    await world.run(documents.accept, upload=upload, pipeline=2, max_attempts=3)
+    assert await world.run(jobs.claim, worker="old", lease_s=LEASE_S, pipeline=1) is None
+    assert await world.run(jobs.claim, worker="new", lease_s=LEASE_S, pipeline=2) is not None
+
+
+async def test_a_superseded_reading_stays_while_another_document_shows_it(engine: AsyncEngine) -> None:
+    await empty(engine)
+    world = World(engine, 3, 1)
+    receipts = []
+    for collection in ("one", "other"):
+        upload = Upload(f"{1:064x}", 10, "1.pdf", collection, DocumentInfo(1))
+        receipts.append(await world.run(documents.accept, upload=upload, pipeline=1, max_attempts=3))
+        world.holder[receipts[-1].job_id] = None
+        lease = await world.claim()
+        assert lease is not None
+        await world.commit_all(lease)
+        await world.publish(lease)
+
+    async def read_again(document_id: str, collection: str) -> None:
+        new = {"job_id": f"new {collection}", "document_id": document_id, "collection": collection}
+        assert await world.run(jobs.create, pipeline=2, max_attempts=3, **new)
+        lease = await world.run(jobs.claim, worker="w", lease_s=LEASE_S, pipeline=2)
+        packed = readings.pack([page_reading(number) for number in lease.missing])
+        await world.run(jobs.commit_pages, job_id=lease.job_id, fence=lease.fence, packed=packed)
+        await world.run(jobs.publish, job_id=lease.job_id, fence=lease.fence)
+
+    await read_again(receipts[0].document_id, "one")
+    async with engine.begin() as connection:
+        assert await upkeep.prune(connection) is None
+        assert await readings.count(connection, f"{1:064x}", 1) == 1
+    await read_again(receipts[1].document_id, "other")
+    async with engine.begin() as connection:
+        assert await upkeep.prune(connection) == 1
+        assert await upkeep.prune(connection) is None
+        assert await readings.count(connection, f"{1:064x}", 1) == 0
+        assert await readings.count(connection, f"{1:064x}", 2) == 1
+
+
+async def test_what_could_not_be_read_again_does_not_take_the_place_of_the_next(engine: AsyncEngine) -> None:
+    await empty(engine)
+    world = World(engine, 1, 1)
+    for number in range(2):
+        await world.accept(number)
+        lease = await world.claim()
+        assert lease is not None
+        await world.commit_all(lease)
+        await world.publish(lease)
+    lane = queue.lane_of(queue.BACKGROUND)
+    for document_id in sorted(world.job_of):
+        async with engine.begin() as connection:
+            [found] = await upkeep.outdated(connection, 2, lane, 1)
+        assert found == upkeep.Outdated(document_id, "main")
+        new = {"job_id": f"new {document_id}"[:32], "document_id": document_id, "collection": "main"}
+        await world.run(jobs.create, pipeline=2, max_attempts=1, priority=queue.BACKGROUND, **new)
+        async with engine.begin() as connection:
+            assert await upkeep.outdated(connection, 2, lane, 1) == []  # one waits: enough
+        lease = await world.run(jobs.claim, worker="w", lease_s=LEASE_S, pipeline=2)
+        await world.run(jobs.fail, job_id=lease.job_id, fence=lease.fence, error="no", retry_in_s=None)

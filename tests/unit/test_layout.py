@@ -109,7 +109,7 @@ def test_a_single_column_is_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> No
     lines = np.array([(50, 20 * i, 550, 20 * i + 11) for i in range(40)], dtype=np.float32).T
     arranged = arrange(lines, np.zeros(40, dtype=np.int64), np.arange(40), np.full(40, 60))
     assert arranged.order is None
-    assert arranged.lines.tolist() == list(range(40))
+    assert arranged.gaps.tolist() == [1] * 39
 
 
 boxes_ = st.lists(
@@ -137,11 +137,11 @@ def test_order_is_a_permutation_and_settled(lines: list[tuple[float, float, floa
     count = int(repeats.sum())
     given_order = np.arange(count) if arranged.order is None else arranged.order
     assert sorted(given_order.tolist()) == list(range(count))
-    for numbers in (arranged.blocks, arranged.lines):
-        assert numbers[0] == 0
-        assert set(np.diff(numbers).tolist()) <= {0, 1}
-    # A new block is a new line.
-    assert not np.any((np.diff(arranged.blocks) != 0) & (np.diff(arranged.lines) == 0))
+    assert len(arranged.gaps) == count - 1
+    assert set(arranged.gaps.tolist()) <= {0, 1, 2}
+    # The words of a line stay together.
+    line = np.repeat(np.arange(len(lines)), repeats)[given_order]
+    assert not arranged.gaps[line[1:] == line[:-1]].any()
 
 
 @given(st.permutations(range(24)))
@@ -160,11 +160,10 @@ def words_of(rows: Sequence[Sequence[float]]) -> tuple[layout.Floats, Ints]:
 def test_the_cells_of_a_row_are_one_line() -> None:
     boxes, lines = words_of([(0, 100, 200), (0, 100, 200)])
     arranged = arrange(boxes, np.array([0, 0, 1, 2, 2, 3]), lines, np.full(6, 3))
-    assert arranged.lines.tolist() == [0, 0, 0, 1, 1, 1]
-    assert arranged.blocks.tolist() == [0, 0, 0, 1, 1, 1]
+    assert arranged.gaps.tolist() == [0, 0, 2, 0, 0]
 
 
 def test_text_that_runs_up_the_page_is_no_row() -> None:
     boxes = np.array([(10, 0, 20, 300), (30, 0, 40, 300)], dtype=np.float32).T
     arranged = arrange(boxes, np.array([0, 0]), np.array([0, 1]), np.array([30, 30]))
-    assert arranged.lines.tolist() == [0, 1]
+    assert arranged.gaps.tolist() == [1]

@@ -45,11 +45,13 @@ def write(page: pymupdf.Page) -> None:
     page.insert_text((50, 200), "A second block.", fontsize=12)
 
 
-def picture(page: pymupdf.Page) -> None:
+def picture(page: pymupdf.Page, bleed: float = 0.0) -> None:
     pixels = np.random.default_rng(7).integers(0, 255, (30, 40), dtype=np.uint8)
     out = io.BytesIO()
     Image.fromarray(pixels).save(out, format="PNG")
-    page.insert_image(page.rect, stream=out.getvalue(), keep_proportion=False)
+    x0, y0, x1, y1 = page.rect
+    where = pymupdf.Rect(x0 - bleed, y0 - bleed, x1 + bleed, y1 + bleed)
+    page.insert_image(where, stream=out.getvalue(), keep_proportion=False)
 
 
 def first(path: str) -> tuple[Page, Why | None]:
@@ -72,6 +74,21 @@ def test_text_has_lines_and_blocks(tmp_path: Path) -> None:
     assert page.text == f"{TEXT}\n\nA second block."
     assert why is None
     assert (page.number, page.width, page.height, page.error) == (1, 400, 300, None)
+
+
+@pytest.mark.parametrize("again", [0.3, 0.0])
+def test_what_is_printed_twice_is_read_once(tmp_path: Path, again: float) -> None:
+    """Bold by printing each line again, a little to the right; and a page that is drawn twice over."""
+
+    def draw(page: pymupdf.Page) -> None:
+        lines = [(50 + 20 * row, text) for row, text in enumerate(TEXT.split("\n"))]
+        twice = [line for line in lines for _ in range(2)] if again else [*lines, *lines]
+        for number, (top, text) in enumerate(twice):
+            page.insert_text((40 + again * (number % 2), top), text)
+
+    page, why = first(make(tmp_path / "a.pdf", draw))
+    assert " ".join(page.text.split()) == " ".join(TEXT.split())
+    assert why is None
 
 
 def test_spans_are_the_words(tmp_path: Path) -> None:
@@ -102,6 +119,22 @@ def test_boxes_hold_the_ink_of_the_page_as_displayed(tmp_path: Path, rotation: i
     assert not (dark & ~covered).any()
 
 
+def test_a_font_without_height_has_boxes_with_one(tmp_path: Path) -> None:
+    plain, _ = first(make(tmp_path / "a.pdf", write))
+    path = make(tmp_path / "b.pdf", write)
+    with pymupdf.open(path) as document:
+        (font,) = document[0].get_fonts()
+        flat = "<</Type/FontDescriptor/FontName/Flat/Flags 32/Ascent 20/Descent 0/FontBBox[0 0 900 20]>>"
+        descriptor = document.get_new_xref()
+        document.update_object(descriptor, flat)
+        document.xref_set_key(font[0], "FontDescriptor", f"{descriptor} 0 R")
+        document.save(tmp_path / "c.pdf")
+    page, _ = first(str(tmp_path / "c.pdf"))
+    assert page.text == plain.text
+    for word in page.words.array:
+        assert word["y1"] - word["y0"] > 9
+
+
 def test_clean_expands_ligatures_composes_and_drops_the_invisible() -> None:
     assert clean("e\ufb03cient cafe\u0301 so\u00adft\u200b a\u00a0b\x00\ud800") == "efficient café soft a b\ufffd"
 
@@ -115,13 +148,9 @@ words_ = st.lists(
 @given(words_)
 def test_assembled_spans_are_exact(words: list[tuple[str, int]]) -> None:
     texts = [text for text, _ in words]
-    # 0: goes on in the line, 1: new line, 2: new block (whose lines are numbered from 0 again)
-    blocks = np.cumsum([step == 2 for _, step in words], dtype=np.int64)
-    lines = np.array([0] * len(words), dtype=np.int64)
-    for index in range(1, len(words)):
-        lines[index] = 0 if words[index][1] == 2 else lines[index - 1] + words[index][1]
+    gaps = np.array([gap for _, gap in words[1:]], dtype=np.int64)
     boxes = np.arange(4 * len(words), dtype=np.float32).reshape(4, len(words))
-    text, packed = assemble(texts, blocks, lines, boxes)
+    text, packed = assemble(texts, gaps, boxes)
     assert [text[w["start"] : w["end"]] for w in packed.array] == texts
     assert text.count("\n\n") == sum(step == 2 for _, step in words[1:])
     assert np.array_equal(packed.array["y1"], boxes[3])
@@ -140,10 +169,11 @@ def test_a_drawing_without_text_needs_ocr(tmp_path: Path) -> None:
     assert why == "absent"
 
 
+@pytest.mark.parametrize("bleed", [-1.0, 0.0, 0.5, 9.0])
 @pytest.mark.parametrize("rotation", [0, 90])
-def test_a_scan_under_a_stamp_is_hidden(tmp_path: Path, rotation: int) -> None:
+def test_a_scan_under_a_stamp_is_hidden(tmp_path: Path, rotation: int, bleed: float) -> None:
     def draw(page: pymupdf.Page) -> None:
-        picture(page)
+        picture(page, bleed)
         page.insert_text((20, 20), "Downloaded today")
         page.set_rotation(rotation)
 
@@ -316,6 +346,17 @@ def test_render_lowers_the_resolution_of_a_poster(tmp_path: Path) -> None:
     png = pages.render(make(tmp_path / "a.pdf", write), 1, [], 600, 1_000_000)
     width, height = Image.open(io.BytesIO(png)).size
     assert 900_000 < width * height <= 1_010_000
+
+
+def test_render_shows_colours_as_profiles_have_them(tmp_path: Path) -> None:
+    cyan = (1.0, 0.0, 0.0, 0.0)
+    path = make(tmp_path / "a.pdf", lambda page: page.draw_rect(page.rect, color=cyan, fill=cyan))
+    first(path)  # for which profiles are set aside
+    red, green, blue = np.asarray(Image.open(io.BytesIO(pages.render(path, 1, [], 72, 1_000_000))))[150, 200]
+    # Ink on paper, and not the light that a screen could show.
+    assert red < 60
+    assert 130 < green < 210
+    assert 200 < blue < 250
 
 
 def test_render_knows_its_pages(tmp_path: Path) -> None:

@@ -120,11 +120,11 @@ async def test_follows_publications_and_deletions() -> None:
         change = await database.publish(published("d2", "Europa is icy.", "Europa is bright."))
         await retriever.caught_up(change, deadline=SOON)
         assert set(await find(retriever, "icy")) == {"d1", "d2"}
-        assert await retriever.chunks_of("d2", deadline=SOON) == 2
+        assert await retriever.chunks_of(["d2"], deadline=SOON) == 2
         change = await database.delete("d1")
         await retriever.caught_up(change, deadline=SOON)
         assert await find(retriever, "icy") == ["d2"]
-        assert await retriever.chunks_of("d1", deadline=SOON) == 0
+        assert await retriever.chunks_of(["d1"], deadline=SOON) == 0
 
 
 async def test_publishing_again_replaces() -> None:

@@ -132,7 +132,6 @@ def test_the_data_directory_is_absolute_and_the_embedded_store_lies_in_it(monkey
     settings = load({"data_dir": "some/where"}, environ={"GATHERUM_CONFIG": "/dev/null"})
     assert settings.data_dir == Path.cwd() / "some" / "where"
     assert settings.database_url == f"sqlite+aiosqlite:///{settings.data_dir}/gatherum.db"
-    assert settings.blob_dir.parent == settings.data_dir
 
 
 def test_settings_are_frozen() -> None:

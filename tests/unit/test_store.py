@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 import sqlite3
 from collections.abc import AsyncIterator, Sequence
@@ -16,7 +15,7 @@ import pytest
 from fakes import page_reading, unreadable
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import event
+from sqlalchemy import event, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 from stores import database_in, open_database, publish, soon, upload
 
@@ -46,15 +45,22 @@ from actors.messages import (
     SourceValue,
     Upload,
 )
-from actors.store import blobs, dialect
+from actors.store.blobs import Folder
 from actors.store.documents import check_name, ensure_collection, new_id, title_of
 from actors.store.readings import normalise
 from actors.store.rows import iso
+from actors.store.tables import chunks, documents, entities, jobs, mentions, pages
 
 
 @pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    async with open_database(tmp_path) as database:
+def store_url(tmp_path: Path) -> str:
+    """A file here; where `integration/test_store_on_servers.py` runs the same tests, a database on a server."""
+    return f"sqlite:///{tmp_path / 'gatherum.db'}"
+
+
+@pytest.fixture
+async def database(tmp_path: Path, store_url: str) -> AsyncIterator[Database]:
+    async with open_database(tmp_path, url=store_url) as database:
         yield database
 
 
@@ -101,20 +107,6 @@ def test_times_are_utc() -> None:
     assert iso(0.25) == "1970-01-01T00:00:00.250Z"
 
 
-@pytest.mark.parametrize(
-    "url",
-    ["", "no url", "postgresql://localhost/x", "nosuch://x", "sqlite://", "sqlite:///:memory:", "sqlite:///file:x"],
-)
-def test_urls_that_cannot_be_the_store(url: str) -> None:
-    with pytest.raises(InvalidInput, match=r"^database\.url "):
-        dialect.parse_url(url)
-
-
-def test_a_url_may_leave_the_driver_out_and_be_relative() -> None:
-    assert dialect.file_of(dialect.parse_url("sqlite:///x.db")) == Path.cwd() / "x.db"
-    assert dialect.parse_url("sqlite:///x.db") == dialect.parse_url("sqlite+aiosqlite:///x.db")
-
-
 # --- documents -------------------------------------------------------------------------------------------------------
 
 
@@ -144,9 +136,9 @@ async def test_the_same_file_is_the_same_document_in_a_collection_but_not_in_ano
     assert not other.duplicate
 
 
-async def test_of_simultaneous_uploads_of_one_file_one_is_the_first(tmp_path: Path) -> None:
+async def test_of_simultaneous_uploads_of_one_file_one_is_the_first(tmp_path: Path, store_url: str) -> None:
     """Through two stores at once, as from two processes."""
-    async with open_database(tmp_path) as one, open_database(tmp_path) as two:
+    async with open_database(tmp_path, url=store_url) as one, open_database(tmp_path, url=store_url) as two:
         wanted = await upload(tmp_path)
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(role.accept(wanted, deadline=soon())) for role in (one, two) * 5]
@@ -158,7 +150,7 @@ async def test_of_simultaneous_uploads_of_one_file_one_is_the_first(tmp_path: Pa
 
 async def test_a_document_whose_file_is_gone_is_not_accepted(database: Database, tmp_path: Path) -> None:
     wanted = await upload(tmp_path)
-    await blobs.remove(tmp_path / "blobs", wanted.sha256)
+    await Folder(tmp_path / "blobs").remove(wanted.sha256)
     with pytest.raises(Unavailable, match="send it again"):
         await database.accept(wanted, deadline=soon())
     assert await database.documents(None, None, 10, deadline=soon()) == ([], None)
@@ -306,35 +298,52 @@ async def test_many_names_at_once(database: Database, tmp_path: Path) -> None:
     assert sorted(name.name for name in stored) == sorted(names)
 
 
+async def test_text_that_not_every_database_stores_keeps_its_places(database: Database, tmp_path: Path) -> None:
+    text = "Tit\x00an \ud83d orbits \U0001f600."
+    reading = page_reading(1, text, names=["Tit\x00an"])
+    metadata = {"nul": ["a\x00b"], "half": {"\ud800": 1}}
+    accepted, _ = await publish(database, tmp_path, [reading], filename="a\x00.pdf", title="b\ud800", metadata=metadata)
+    stored = "Tit\ufffdan \ufffd orbits \U0001f600."
+    assert (await database.page(accepted.document_id, 1, deadline=soon())).text == stored
+    assert [name.name for name in await database.entity_names(0, 10, deadline=soon())] == ["Tit\ufffdan"]
+    document = await database.document(accepted.document_id, deadline=soon())
+    assert (document.title, document.filename) == ("b\ufffd", "a\ufffd.pdf")
+    assert document.metadata == {"nul": ["a\ufffdb"], "half": {"\ufffd": 1}}
+
+
 # --- deletion --------------------------------------------------------------------------------------------------------
 
 
-def counts(folder: Path) -> dict[str, int]:
-    """Rows of the tables that documents leave something in, counted from outside."""
-    connection = sqlite3.connect(folder / "gatherum.db")
-    tables = ("documents", "jobs", "pages", "chunks", "mentions", "entities")
-    found = {table: connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in tables}  # noqa: S608
-    connection.close()
-    return found
+async def counts(database: Database) -> dict[str, int]:
+    """Rows of the tables that documents leave something in."""
+
+    async def work(connection: AsyncConnection) -> dict[str, int]:
+        tables = (documents, jobs, pages, chunks, mentions, entities)
+        return {
+            table.name: (await connection.execute(select(func.count()).select_from(table))).scalar_one()
+            for table in tables
+        }
+
+    return await database._store.read(work)
 
 
 async def test_a_deleted_document_leaves_nothing_behind(database: Database, tmp_path: Path) -> None:
     kept, _ = await publish(database, tmp_path, [page_reading(1, "Titan only.", names=["Titan"])], b"kept")
-    before = counts(tmp_path)
+    before = await counts(database)
     accepted, change = await publish(database, tmp_path, [page_reading(1), page_reading(2)], b"gone")
     removed = await database.delete_document(accepted.document_id, deadline=soon())
     assert removed == Removed(
-        document_id=accepted.document_id,
         documents=1,
         jobs=1,
         pages=2,
         chunks=2,
         mentions=4,
+        entities=1,  # the other one is mentioned by the document that stays
         blobs=1,
-        indexed_chunks=0,
+        bytes=len(b"gone"),
         change=change.number + 1,
     )
-    assert counts(tmp_path) == before
+    assert await counts(database) == before
     assert len([path for path in (tmp_path / "blobs").rglob("*") if path.is_file()]) == 1
     assert [name.name for name in await database.entity_names(0, 10, deadline=soon())] == ["Titan"]
     last = await database.changes(change.number, 0.0, 10, deadline=soon())
@@ -356,7 +365,7 @@ async def test_what_two_documents_share_goes_with_the_second(database: Database,
     assert await database.page(two.document_id, 1, deadline=soon()) == page_reading(1).page
     second = await database.delete_document(two.document_id, deadline=soon())
     assert (second.documents, second.pages, second.chunks, second.mentions, second.blobs) == (1, 1, 1, 2, 1)
-    assert set(counts(tmp_path).values()) == {0}
+    assert set((await counts(database)).values()) == {0}
 
 
 async def test_a_document_can_be_deleted_while_it_is_read_and_come_again(database: Database, tmp_path: Path) -> None:
@@ -368,7 +377,7 @@ async def test_a_document_can_be_deleted_while_it_is_read_and_come_again(databas
     assert (removed.pages, removed.jobs) == (1, 1)
     with pytest.raises(Conflict):
         await database.commit_pages(lease.job_id, lease.fence, (page_reading(2),), deadline=soon())
-    assert set(counts(tmp_path).values()) == {0}
+    assert set((await counts(database)).values()) == {0}
     again = await database.accept(await upload(tmp_path), deadline=soon())
     assert not again.duplicate
 
@@ -399,9 +408,11 @@ async def test_a_follower_hears_of_a_change_when_it_happens(database: Database) 
     assert await following == [Change(1, "collection", "", "news")]
 
 
-async def test_a_follower_hears_of_what_another_process_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_follower_hears_of_what_another_process_did(
+    tmp_path: Path, store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("actors.database.FOLLOW_S", 0.01)
-    async with open_database(tmp_path) as here, open_database(tmp_path) as there:
+    async with open_database(tmp_path, url=store_url) as here, open_database(tmp_path, url=store_url) as there:
         following = asyncio.create_task(here.changes(0, 20.0, 10, deadline=soon()))
         await asyncio.sleep(0)
         await there.create_collection("news", deadline=soon())
@@ -487,8 +498,8 @@ async def test_readers_do_not_wait_for_the_writer(database: Database, tmp_path: 
         assert await database.collections(deadline=soon()) == []
 
 
-async def test_writers_queue_up_and_none_is_refused(tmp_path: Path) -> None:
-    async with open_database(tmp_path) as one, open_database(tmp_path) as two:
+async def test_writers_queue_up_and_none_is_refused(tmp_path: Path, store_url: str) -> None:
+    async with open_database(tmp_path, url=store_url) as one, open_database(tmp_path, url=store_url) as two:
         async with asyncio.TaskGroup() as group:
             for number in range(10):
                 for role in (one, two):
@@ -497,7 +508,7 @@ async def test_writers_queue_up_and_none_is_refused(tmp_path: Path) -> None:
 
 
 async def test_a_database_that_is_busy_is_unavailable_and_tells_nothing(tmp_path: Path) -> None:
-    async with open_database(tmp_path, busy_timeout_s=0.01) as database:
+    async with open_database(tmp_path, busy_timeout_s=0.01, retry_s=0) as database:
         blocker = sqlite3.connect(tmp_path / "gatherum.db", isolation_level=None)
         blocker.execute("BEGIN IMMEDIATE")
         with pytest.raises(Unavailable) as raised:
@@ -612,7 +623,7 @@ async def test_health_tells_how_the_store_is(database: Database, tmp_path: Path)
     health = await database.health(deadline=soon())
     assert (health.role, health.ready) == ("database", True)
     assert health.detail["dialect"] == "sqlite"
-    assert health.detail["revision"] == "0002"
+    assert health.detail["revision"] == "0004"
     assert health.detail["jobs"] == {"queued": 1}
     assert health.detail["round_trip_ms"] > 0
 
@@ -621,15 +632,6 @@ async def test_a_database_that_has_not_started_is_not_ready(tmp_path: Path) -> N
     database = database_in(tmp_path)
     assert not (await database.health(deadline=soon())).ready
     await database.stop()
-
-
-async def test_starting_sweeps_what_dead_uploads_have_left(tmp_path: Path) -> None:
-    incoming = tmp_path / "blobs" / "incoming"
-    incoming.mkdir(parents=True)
-    (incoming / "old").write_bytes(b"x")
-    os.utime(incoming / "old", (0, 0))
-    async with open_database(tmp_path):
-        assert list(incoming.iterdir()) == []
 
 
 def test_what_may_be_repeated_exists() -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from actors.messages import Page, Words
 from actors.reading import triage
-from actors.reading.triage import Marks, Picture
+from actors.reading.triage import Picture
 
 PROSE = {
     "English": "The engineers had measured the river for thirty years before anybody asked them what the water meant "
@@ -30,7 +30,6 @@ PROSE = {
     "Turkish": "Vadide oturan insanlar bu nehri her zaman severdi ama hiç kimse onlara suyun bunca sene boyunca "
     "neler verdiğini sormadı ve kimse de bir cevap beklemedi. ",  # noqa: RUF001
 }
-BARE = Marks(any=False, image_share=0)
 
 
 def page_of(text: str) -> Page:
@@ -41,29 +40,31 @@ def page_of(text: str) -> Page:
     return Page(1, 400, 300, text, Words.of(words))
 
 
-def never() -> Marks:
+def never() -> bool:
     raise AssertionError("a text page was looked at twice")
 
 
 @pytest.mark.parametrize(
-    ("text", "marks", "why"),
+    ("text", "covered", "why"),
     [
-        ("", BARE, None),
-        ("", Marks(any=True, image_share=0), "absent"),
-        ("", Marks(any=True, image_share=1), "absent"),
-        ("\ufffd\ufffd\ue001 \ufffd\ufffd ab", BARE, "garbage"),
-        ("Naïve façade \ufffd", BARE, None),
-        ("Downloaded by a reader", Marks(any=True, image_share=0.95), "hidden"),
-        ("A title", Marks(any=True, image_share=0.5), None),
+        ("\ufffd\ufffd\ue001 \ufffd\ufffd ab", 0, "garbage"),
+        ("Naïve façade \ufffd", 0, None),
+        ("Downloaded by a reader", 0.95, "hidden"),
+        ("A title", 0.5, None),
     ],
 )
-def test_what_is_wrong_with_a_text_layer(text: str, marks: Marks, why: str | None) -> None:
-    assert triage.judge(page_of(text), lambda: marks) == why
+def test_what_is_wrong_with_a_text_layer(text: str, covered: float, why: str | None) -> None:
+    assert triage.judge(page_of(text), never, lambda: covered) == why
+
+
+@pytest.mark.parametrize(("marked", "why"), [(False, None), (True, "absent")])
+def test_a_page_without_text_is_blank_or_drawn(marked: bool, why: str | None) -> None:
+    assert triage.judge(page_of(""), lambda: marked, never) == why
 
 
 def test_text_pages_are_not_looked_at_twice() -> None:
-    assert triage.judge(page_of("word " * triage.STAMP_WORDS), never) is None
-    assert triage.judge(page_of(PROSE["English"] * 3), never) is None
+    assert triage.judge(page_of("word " * triage.STAMP_WORDS), never, never) is None
+    assert triage.judge(page_of(PROSE["English"] * 3), never, never) is None
 
 
 @pytest.mark.parametrize("language", PROSE)
@@ -96,7 +97,7 @@ def test_letters_exchanged_at_random_are_garbage(order: list[str]) -> None:
 
 def test_a_font_whose_codes_are_shifted_is_garbage() -> None:
     shifted = "".join(chr(ord(char) + 1) if char.isalpha() else char for char in PROSE["English"] * 3)
-    assert triage.judge(page_of(shifted), never) == "garbage"
+    assert triage.judge(page_of(shifted), never, never) == "garbage"
 
 
 # --- pictures -------------------------------------------------------------------------------------------------------
@@ -151,3 +152,24 @@ def test_pictures_are_where_they_are_displayed(rotation: int) -> None:
     where = {0: (10, 20, 130, 80), 90: (220, 10, 280, 130), 180: (270, 220, 390, 280), 270: (20, 270, 80, 390)}
     assert picture.box == pytest.approx(where[rotation], abs=0.01)
     assert (picture.width, picture.height, round(picture.dpi)) == (240, 120, 144)
+
+
+@pytest.mark.parametrize(("width", "height", "large"), [(200, 100, True), (100, 200, True), (199, 199, False)])
+def test_images_inside_forms_are_found(width: int, height: int, large: bool) -> None:
+    out = io.BytesIO()
+    Image.fromarray(np.zeros((height, width), dtype=np.uint8)).save(out, format="PNG")
+    with pymupdf.open() as source, pymupdf.open() as document:
+        source.new_page().insert_image(pymupdf.Rect(0, 0, 50, 50), stream=out.getvalue())
+        page = document.new_page()
+        page.show_pdf_page(page.rect, source, 0)
+        assert triage.may_hold_text(page) is large
+
+
+def test_a_form_that_holds_itself_is_looked_into_once() -> None:
+    with pymupdf.open() as document:
+        page = document.new_page()
+        form = document.get_new_xref()
+        document.update_object(form, f"<</Type/XObject/Subtype/Form/Resources<</XObject<</A {form} 0 R>>>>>>")
+        document.update_stream(form, b"/A Do")
+        document.xref_set_key(page.xref, "Resources", f"<</XObject<</A {form} 0 R>>>>")
+        assert not triage.may_hold_text(page)

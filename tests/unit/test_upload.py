@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from actors.errors import DocumentTooLarge, EmptyFile, GatherumError, MalformedRequest
-from actors.store.blobs import Incoming
+from actors.store.blobs import Folder, Incoming
 from serve.upload import MAX_FIELD_BYTES, MAX_PARTS, Upload
 
 HEADERS = {"content-type": "multipart/form-data; boundary=frontier"}
@@ -32,7 +32,7 @@ async def pieces(body: bytes, cuts: list[int]) -> AsyncIterator[bytes]:
 
 
 async def receive(folder: Path, body: bytes, cuts: list[int] | None = None, limit: int = 10**6) -> tuple[Upload, bytes]:
-    async with Incoming(folder) as incoming:
+    async with Incoming(Folder(folder)) as incoming:
         upload = Upload(HEADERS, incoming, limit)
         await upload.receive(pieces(body, cuts or []))
         return upload, incoming.path.read_bytes()
@@ -87,7 +87,7 @@ async def test_a_bad_form_is_refused_and_its_file_removed(
 
 @pytest.mark.parametrize("content_type", ["", "application/pdf", "multipart/form-data"])
 async def test_another_content_type_is_refused(tmp_path: Path, content_type: str) -> None:
-    async with Incoming(tmp_path) as incoming:
+    async with Incoming(Folder(tmp_path)) as incoming:
         with pytest.raises(MalformedRequest, match="multipart/form-data"):
             Upload({"content-type": content_type}, incoming, 1000)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 from alembic import op
+from sqlalchemy.dialects import mysql
 
 revision = "0001"
 down_revision = None
@@ -22,7 +23,7 @@ def upgrade() -> None:
         sa.Column("kind", sa.String(length=12), nullable=False),
         sa.Column("document_id", sa.String(length=32), nullable=False),
         sa.Column("collection", sa.String(length=100), nullable=False),
-        sa.Column("created_at", sa.Float(), nullable=False),
+        sa.Column("created_at", sa.Double(), nullable=False),
         sa.PrimaryKeyConstraint("number", name=op.f("pk_changes")),
     )
     op.create_table(
@@ -34,8 +35,8 @@ def upgrade() -> None:
         sa.Column("ordinal", sa.Integer(), nullable=False),
         sa.Column("start", sa.Integer(), nullable=False),
         sa.Column("end", sa.Integer(), nullable=False),
-        sa.Column("text", sa.Text(length=16777216), nullable=False),
-        sa.Column("words", sa.LargeBinary(length=16777216), nullable=False),
+        sa.Column("text", sa.Text().with_variant(mysql.LONGTEXT(), "mysql"), nullable=False),
+        sa.Column("words", sa.LargeBinary().with_variant(mysql.LONGBLOB(), "mysql"), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_chunks")),
         sa.UniqueConstraint(
             "sha256", "pipeline", "page", "ordinal", name=op.f("uq_chunks_sha256_pipeline_page_ordinal")
@@ -44,7 +45,7 @@ def upgrade() -> None:
     op.create_table(
         "collections",
         sa.Column("name", sa.String(length=100), nullable=False),
-        sa.Column("created_at", sa.Float(), nullable=False),
+        sa.Column("created_at", sa.Double(), nullable=False),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_collections")),
     )
     counters = op.create_table(
@@ -69,15 +70,15 @@ def upgrade() -> None:
         sa.Column("dedup_key", sa.String(length=200), nullable=False),
         sa.Column("state", sa.String(length=12), nullable=False),
         sa.Column("pipeline", sa.Integer(), nullable=False),
-        sa.Column("run_at", sa.Float(), nullable=False),
+        sa.Column("run_at", sa.Double(), nullable=False),
         sa.Column("attempt", sa.Integer(), nullable=False),
         sa.Column("max_attempts", sa.Integer(), nullable=False),
-        sa.Column("lease_until", sa.Float(), nullable=True),
+        sa.Column("lease_until", sa.Double(), nullable=True),
         sa.Column("worker", sa.String(length=100), nullable=True),
         sa.Column("fence", sa.BigInteger(), nullable=False),
         sa.Column("error", sa.Text(), nullable=True),
-        sa.Column("created_at", sa.Float(), nullable=False),
-        sa.Column("updated_at", sa.Float(), nullable=False),
+        sa.Column("created_at", sa.Double(), nullable=False),
+        sa.Column("updated_at", sa.Double(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_jobs")),
         sa.UniqueConstraint("dedup_key", name=op.f("uq_jobs_dedup_key")),
     )
@@ -88,10 +89,10 @@ def upgrade() -> None:
         sa.Column("sha256", sa.String(length=64), nullable=False),
         sa.Column("pipeline", sa.Integer(), nullable=False),
         sa.Column("number", sa.Integer(), nullable=False),
-        sa.Column("width", sa.Float(), nullable=False),
-        sa.Column("height", sa.Float(), nullable=False),
-        sa.Column("text", sa.Text(length=16777216), nullable=False),
-        sa.Column("words", sa.LargeBinary(length=16777216), nullable=False),
+        sa.Column("width", sa.Double(), nullable=False),
+        sa.Column("height", sa.Double(), nullable=False),
+        sa.Column("text", sa.Text().with_variant(mysql.LONGTEXT(), "mysql"), nullable=False),
+        sa.Column("words", sa.LargeBinary().with_variant(mysql.LONGBLOB(), "mysql"), nullable=False),
         sa.Column("ocr", sa.JSON(none_as_null=True), nullable=True),
         sa.Column("error", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("sha256", "pipeline", "number", name=op.f("pk_pages")),
@@ -101,7 +102,7 @@ def upgrade() -> None:
         sa.Column("name", sa.String(length=100), nullable=False),
         sa.Column("kind", sa.String(length=12), nullable=False),
         sa.Column("spec", sa.JSON(), nullable=False),
-        sa.Column("created_at", sa.Float(), nullable=False),
+        sa.Column("created_at", sa.Double(), nullable=False),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_sources")),
     )
     op.create_table(
@@ -116,7 +117,7 @@ def upgrade() -> None:
         sa.Column("metadata", sa.JSON(), nullable=False),
         sa.Column("state", sa.String(length=12), nullable=False),
         sa.Column("pipeline", sa.Integer(), nullable=True),
-        sa.Column("created_at", sa.Float(), nullable=False),
+        sa.Column("created_at", sa.Double(), nullable=False),
         sa.ForeignKeyConstraint(["collection"], ["collections.name"], name=op.f("fk_documents_collection_collections")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_documents")),
         sa.UniqueConstraint("collection", "sha256", name=op.f("uq_documents_collection_sha256")),

@@ -1,4 +1,4 @@
-"""Headings and kinds of chunks, labels of pages.
+"""Headings and kinds of chunks, labels of pages, and the changes of a document.
 
 Follows 0001.
 """
@@ -16,6 +16,7 @@ depends_on = None
 
 def upgrade() -> None:
     """Apply. Readings of before have none of it."""
-    op.add_column("chunks", sa.Column("heading", sa.Text(), server_default=sa.text("''"), nullable=False))
+    op.add_column("chunks", sa.Column("heading", sa.Text(), server_default=sa.text("('')"), nullable=False))
     op.add_column("chunks", sa.Column("kind", sa.String(length=12), server_default="text", nullable=False))
     op.add_column("pages", sa.Column("label", sa.String(length=50), server_default=sa.text("''"), nullable=False))
+    op.create_index(op.f("ix_changes_document_id"), "changes", ["document_id"], unique=False)

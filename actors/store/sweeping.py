@@ -1,0 +1,80 @@
+"""Sweeping: files that nothing refers to, which only a crash leaves behind.
+
+Three kinds: temporary files of uploads that broke off, files put in their place whose rows never came, and files whose
+deletion was cut short. The sweep may meet an upload at any point. It holds the row of the content, looks whether a
+document is the file, and leaves alone what was put there lately; an upload that comes too late all the same finds its
+file gone when it holds the row, and puts it there again. The grace time only saves that work.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import partial
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from actors.store import files
+from actors.store.blobs import PREFIXES, Blobs, Stored
+from actors.store.dialect import MAX_PARAMETERS
+from actors.store.engine import Store
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """What a sweep has removed.
+
+    Attributes:
+        uploads: temporary files.
+        files: files without a document.
+        bytes: of those.
+    """
+
+    uploads: int = 0
+    files: int = 0
+    bytes: int = 0
+
+    def __add__(self, other: Swept) -> Swept:
+        return Swept(self.uploads + other.uploads, self.files + other.files, self.bytes + other.bytes)
+
+
+async def sweep(store: Store, blobs: Blobs, *, grace_s: float) -> Swept:
+    """Remove all that is left behind, a file a transaction.
+
+    Args:
+        store: with the rows.
+        blobs: with the files.
+        grace_s: what was put there less than so many seconds ago is left alone.
+
+    Raises:
+        Unavailable: one of the two cannot be reached; what was swept so far stays swept.
+    """
+    swept = Swept(uploads=await blobs.sweep_incoming(older_than_s=grace_s))
+    for prefix in PREFIXES:
+        for sha256 in await orphans(store, blobs, prefix, grace_s=grace_s):
+            gone = await drop_orphan(store, blobs, sha256, grace_s=grace_s)
+            if gone is not None:
+                swept += Swept(files=1, bytes=gone.size)
+    return swept
+
+
+async def orphans(store: Store, blobs: Blobs, prefix: str, *, grace_s: float) -> list[str]:
+    """Addresses on one shelf of files, and of rows of files, that no document uses; in order."""
+    before = time.time() - grace_s
+    old = [stored.sha256 for stored in await blobs.listing(prefix) if stored.modified <= before]
+    found: set[str] = set()
+    for start in range(0, len(old), MAX_PARAMETERS):
+        found.update(await store.read(partial(files.unknown, addresses=old[start : start + MAX_PARAMETERS])))
+    # Rows whose document was deleted, and whose bytes were then to go: no grace is needed.
+    found.update(await store.read(partial(files.unused, prefix=prefix)))
+    return sorted(found)
+
+
+async def drop_orphan(store: Store, blobs: Blobs, sha256: str, *, grace_s: float) -> Stored | None:
+    """Remove a file unless a document uses it or it was put there lately; what was removed."""
+    before = time.time() - grace_s
+
+    async def work(connection: AsyncConnection, now: float) -> Stored | None:
+        return await files.drop_unused(connection, blobs=blobs, sha256=sha256, before=before)
+
+    return await store.write(work, repeatable=True)

@@ -1,0 +1,73 @@
+"""Answers that are sent piece by piece, and end with the client.
+
+Starlette's own leaves the iterator behind, to be closed when it is collected; until then, whatever makes the pieces
+would go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import aclosing
+from typing import Any, TypeVar
+
+from fastapi.responses import Response
+from starlette.requests import ClientDisconnect
+from starlette.types import Message, Receive, Scope, Send
+
+T = TypeVar("T")
+
+
+class Stream(Response):
+    """A stream of pieces that ends when the client goes away, even while the next piece is long in coming.
+
+    Args:
+        pieces: an async generator; it is closed in any case.
+        media_type: of the whole.
+        headers: further ones.
+    """
+
+    def __init__(self, pieces: AsyncIterator[bytes], *, media_type: str, headers: dict[str, str] | None = None) -> None:
+        super().__init__(media_type=media_type, headers=headers)
+        del self.headers["content-length"]
+        self._pieces = pieces
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the pieces, each when the client has taken the one before."""
+
+        async def stream() -> None:
+            async with aclosing(generator(self._pieces)) as pieces:
+                await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+                async for piece in pieces:
+                    await send({"type": "http.response.body", "body": piece, "more_body": True})
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+        await unless_gone(receive, stream())
+
+
+def generator(iterator: AsyncIterator[T]) -> Any:
+    """The same, typed as what it is: an async generator, which can be closed."""
+    return iterator
+
+
+async def unless_gone(receive: Callable[[], Awaitable[Message]], work: Coroutine[Any, Any, T]) -> T:
+    """Do something for a client, and cancel it when the client goes away.
+
+    Raises:
+        ClientDisconnect: it did.
+    """
+
+    async def gone() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    working, watching = asyncio.create_task(work), asyncio.create_task(gone())
+    try:
+        await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        raise ClientDisconnect
+    finally:
+        for task in (working, watching):
+            task.cancel()
+        await asyncio.gather(working, watching, return_exceptions=True)

@@ -1,0 +1,62 @@
+"""What `unit/test_store.py` asks of the store on SQLite, asked of PostgreSQL and MariaDB: the same tests."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+from servers import Kind, Server
+from stores import emptied_database, open_database, soon
+from unit import test_store as on_sqlite
+
+from actors.database import Database
+
+ONLY_SQLITE = {
+    "test_a_call_without_time_does_not_start_and_one_that_runs_out_of_it_leaves_nothing",  # one writer at a time
+    "test_a_database_that_is_busy_is_unavailable_and_tells_nothing",
+    "test_a_defect_is_not_worth_a_retry_and_tells_nothing",
+    "test_every_connection_is_set_up",
+    "test_only_writing_transactions_take_the_write_lock",
+    "test_health_tells_how_the_store_is",
+}
+
+TESTS = {
+    name: test
+    for name, test in vars(on_sqlite).items()
+    if name.startswith("test_")
+    and name not in ONLY_SQLITE
+    and {"database", "store_url"} & set(test.__code__.co_varnames[: test.__code__.co_argcount])
+}
+globals().update(TESTS)
+
+fake_sources = on_sqlite.fake_sources
+
+
+@pytest.fixture(params=["postgresql", "mysql"])
+def server(request: pytest.FixtureRequest, server_of: Callable[[Kind], Server]) -> Server:
+    return server_of(request.param)
+
+
+@pytest.fixture
+async def store_url(server: Server, tmp_path: Path) -> str:
+    url = server.url(server.reused_database())
+    async with emptied_database(tmp_path, url):
+        return url
+
+
+@pytest.fixture
+async def database(tmp_path: Path, store_url: str) -> AsyncIterator[Database]:
+    async with open_database(tmp_path, url=store_url) as database:
+        yield database
+
+
+def test_there_are_tests_to_run() -> None:
+    assert len(TESTS) > 25
+
+
+async def test_health_names_the_database_and_how_fast_it_answers(database: Database) -> None:
+    health = await database.health(deadline=soon())
+    assert health.ready
+    assert health.detail["dialect"] in ("postgresql", "mysql")
+    assert 0 < health.detail["round_trip_ms"] < 5000
