@@ -500,21 +500,30 @@ class Database:
         """The newest change's number; 0 before the first."""
         return await self._read(changes.last, deadline, "reading the change log")
 
-    async def published(self, after: str | None, limit: int, *, deadline: Deadline) -> list[PublishedDocument]:
+    async def published(
+        self, after: str | None, limit: int, *, encoder: str = "", deadline: Deadline
+    ) -> list[PublishedDocument]:
         """Up to `limit` published documents past the id `after`, with their chunks; fewer than `limit` at the end.
 
         To fill an index: ask for `last_change` first, read all pages of this, then follow `changes` from there.
-        """
-        rows = await self._read(
-            partial(reading_rows.published, after=after, limit=_limit(limit)), deadline, "reading documents"
-        )
-        return await asyncio.to_thread(reading_rows.unpack_documents, *rows)
 
-    async def published_document(self, document_id: str, *, deadline: Deadline) -> PublishedDocument | None:
+        Args:
+            after: None to begin.
+            limit: at least 1.
+            encoder: identity of the one whose vectors are wanted; empty for none.
+            deadline: of the call.
+        """
+        work = partial(reading_rows.published, after=after, limit=_limit(limit), encoder=encoder)
+        rows = await self._read(work, deadline, "reading documents")
+        return await asyncio.to_thread(reading_rows.unpack_documents, rows, encoder)
+
+    async def published_document(
+        self, document_id: str, *, encoder: str = "", deadline: Deadline
+    ) -> PublishedDocument | None:
         """One of them; None if there is none of this id, or it is not published."""
-        work = partial(reading_rows.published_document, document_id=document_id)
+        work = partial(reading_rows.published_document, document_id=document_id, encoder=encoder)
         rows = await self._read(work, deadline, "reading a document")
-        found = await asyncio.to_thread(reading_rows.unpack_documents, *rows)
+        found = await asyncio.to_thread(reading_rows.unpack_documents, rows, encoder)
         return found[0] if found else None
 
     async def entity_names(self, after: int, limit: int, *, deadline: Deadline) -> list[EntityName]:

@@ -19,7 +19,7 @@ from actors import cluster
 from actors.cluster import Roles
 from actors.deadline import Deadline
 from actors.errors import GatherumError, Unavailable
-from actors.messages import Answer, LinkedEntity, Mode, Passage, Query, Question, Row
+from actors.messages import Answer, EncoderChoice, LinkedEntity, Mode, Passage, Query, Question, Row
 from actors.node import Running
 from config.settings import load
 
@@ -90,7 +90,8 @@ class Gatherum:
 
         Args:
             question: in plain words.
-            **options: `collections` and `sources` (names; all by default), `limit` (passages, 5), `timeout` (s, 30).
+            **options: `collections` and `sources` (names; all by default), `limit` (passages, 5), `filters` (on the
+                metadata of documents), `timeout` (s, 30).
 
         Raises:
             GatherumError: the question could not be answered at all; a branch that failed only makes it `partial`.
@@ -104,12 +105,14 @@ class Gatherum:
         collections: Iterable[str] = (),
         sources: Iterable[str] | None = None,
         limit: int = 5,
+        filters: dict[str, Any] | None = None,
         timeout: float = DEFAULT_TIMEOUT_S,  # noqa: ASYNC109 - becomes a deadline here
     ) -> list[Answer]:
         """Answer several questions at once. Options as for `aask`."""
         deadline = Deadline.after(timeout)
         named = None if sources is None else tuple(sources)
-        batch = [Question(secrets.token_hex(8), text, deadline, tuple(collections), named, limit) for text in questions]
+        inside = tuple(collections)
+        batch = [Question(secrets.token_hex(8), text, deadline, inside, named, limit, filters) for text in questions]
         answers = await self._roles.orchestrator.ask_many(batch, deadline=deadline)
         return [_as_tables(_unwrap(answer)) for answer in answers]
 
@@ -120,6 +123,8 @@ class Gatherum:
         collections: Iterable[str] = (),
         limit: int = 10,
         mode: Mode = "hybrid",
+        filters: dict[str, Any] | None = None,
+        encoder: EncoderChoice | None = None,
         timeout: float = DEFAULT_TIMEOUT_S,  # noqa: ASYNC109 - becomes a deadline here
     ) -> Table[Passage]:
         """Find passages.
@@ -129,11 +134,13 @@ class Gatherum:
             collections: names; all by default.
             limit: passages wanted.
             mode: which indexes are asked.
+            filters: on the metadata of documents, such as `{"year": {"$gte": 1990}}`.
+            encoder: what makes the vector of the query, if another than is configured.
             timeout: s.
         """
-        wanted = Query(query, tuple(collections), limit, mode)
+        wanted = Query(query, tuple(collections), limit, mode, filters, encoder)
         found = await self._roles.retrieval.search_many([wanted], deadline=Deadline.after(timeout))
-        return Table(_unwrap(found[0]))
+        return Table(_unwrap(found[0]).passages)
 
     async def alink(self, text: str, *, timeout: float = DEFAULT_TIMEOUT_S) -> Table[LinkedEntity]:  # noqa: ASYNC109
         """Find the known names in a text."""

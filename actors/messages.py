@@ -19,10 +19,14 @@ Box = tuple[float, float, float, float]
 """x0, y0, x1, y1 in points, origin top left."""
 
 Mode = Literal["hybrid", "lexical", "dense"]
+EncoderChoice = Literal["exact", "fast", "auto"]
 BranchStatus = Literal["ok", "timeout", "error", "skipped"]
 JobState = Literal["queued", "reading", "publishing", "done", "partial", "failed", "cancelled"]
 DocumentState = Literal["queued", "done", "partial", "failed", "cancelled"]
 ChunkKind = Literal["text", "table"]
+
+VECTOR = np.dtype("<f2")
+"""A number of a stored vector. Rankings are the same as with 32 bits (docs/benchmarks.md)."""
 
 WORD = np.dtype([("start", "<i4"), ("end", "<i4"), ("x0", "<f4"), ("y0", "<f4"), ("x1", "<f4"), ("y1", "<f4")])
 """One word: its span in the text and its box."""
@@ -86,6 +90,34 @@ class Words:
         first = int(np.searchsorted(words["end"], start, side="right"))
         last = int(np.searchsorted(words["start"], end, side="left"))
         return slice(first, max(first, last))
+
+
+@dataclass(frozen=True, slots=True)
+class Embeddings:
+    """The vectors of some texts, packed.
+
+    Attributes:
+        encoder: identity of the encoder that made them; only those of one encoder compare.
+        dimension: numbers in each.
+        data: the vectors one after the other, dtype `VECTOR`, each of length 1, or 0 where there is none.
+    """
+
+    encoder: str
+    dimension: int
+    data: bytes = b""
+
+    @classmethod
+    def of(cls, encoder: str, vectors: npt.NDArray[Any]) -> Embeddings:
+        """Pack vectors, shape (texts, dimension)."""
+        return cls(encoder, vectors.shape[1], vectors.astype(VECTOR).tobytes())
+
+    @property
+    def array(self) -> npt.NDArray[Any]:
+        """A read-only view, shape (texts, dimension)."""
+        return np.frombuffer(self.data, dtype=VECTOR).reshape(-1, self.dimension)
+
+    def __len__(self) -> int:
+        return len(self.data) // (VECTOR.itemsize * self.dimension)
 
 
 # --- reading -------------------------------------------------------------------------------------------------------
@@ -253,11 +285,16 @@ class Mention:
 
 @dataclass(frozen=True, slots=True)
 class PageReading:
-    """What one page gives: the page, and, if asked for, its chunks and mentions."""
+    """What one page gives: the page, and, if asked for, its chunks and mentions.
+
+    Attributes:
+        embeddings: of the chunks, in their order; None where none were made.
+    """
 
     page: Page
     chunks: tuple[Chunk, ...] = ()
     mentions: tuple[Mention, ...] = ()
+    embeddings: Embeddings | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,12 +358,16 @@ class Query:
         collections: names; empty means all.
         limit: passages wanted.
         mode: which indexes are asked.
+        filters: on the metadata of documents, as in `search/filters.py`; None for none.
+        encoder: what makes the vector of the text, if another than is configured.
     """
 
     text: str
     collections: tuple[str, ...] = ()
     limit: int = 10
     mode: Mode = "hybrid"
+    filters: dict[str, Any] | None = None
+    encoder: EncoderChoice | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,6 +381,7 @@ class Question:
         collections: names; empty means all.
         sources: names of SQL sources; None means all, empty means none.
         limit: passages wanted.
+        filters: on the metadata of documents; None for none.
     """
 
     request_id: str
@@ -348,6 +390,7 @@ class Question:
     collections: tuple[str, ...] = ()
     sources: tuple[str, ...] | None = None
     limit: int = 5
+    filters: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -377,6 +420,21 @@ class Passage:
     def boxes(self) -> tuple[Box, ...]:
         """Boxes of the whole passage, one a line."""
         return self.words.boxes(0, len(self.text))
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a search gives.
+
+    Attributes:
+        passages: best first.
+        encoder: what made the vector of the query; None where it was searched for by its words alone.
+        degraded: what was done in a poorer way than was asked for, and why; empty for nothing.
+    """
+
+    passages: tuple[Passage, ...] = ()
+    encoder: Literal["exact", "fast"] | None = None
+    degraded: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -486,6 +544,7 @@ class Answer:
         mode: `extractive`.
         partial: a branch failed or was late; what is here is still right.
         degraded: what was done in a cheaper or poorer way, and why.
+        encoder: what made the question's vector; None where passages were found by words alone, or not at all.
     """
 
     request_id: str
@@ -500,6 +559,7 @@ class Answer:
     partial: bool
     degraded: tuple[str, ...]
     elapsed_ms: float
+    encoder: Literal["exact", "fast"] | None = None
 
 
 # --- documents and jobs ---------------------------------------------------------------------------------------------
@@ -723,12 +783,19 @@ class Health:
 
 @dataclass(frozen=True, slots=True)
 class PublishedDocument:
-    """A published document with all its chunks, for an index to take in."""
+    """A published document with all its chunks, for an index to take in.
+
+    Attributes:
+        metadata: to filter on.
+        embeddings: of all chunks, with zeros for those that have none yet; None where nobody asked for them.
+    """
 
     document_id: str
     title: str
     collection: str
     chunks: tuple[Chunk, ...]
+    metadata: dict[str, Any] = field(default_factory=dict)
+    embeddings: Embeddings | None = None
 
 
 @dataclass(frozen=True, slots=True)

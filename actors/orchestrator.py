@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 from actors.deadline import Deadline
 from actors.errors import DeadlineExceeded, GatherumError, InvalidInput, Overloaded, Unavailable
-from actors.messages import Answer, Health, LinkedEntity, Lookup, Passage, Query, Question, Row, Source
+from actors.messages import Answer, Found, Health, LinkedEntity, Lookup, Query, Question, Row, Source
 from actors.search.branches import Batch, Call, merge, plan_lookups
-from actors.search.encoding import encode_answer, encode_passages
+from actors.search.encoding import encode_answer, encode_found
 from config import logs
 from config.settings import OrchestratorSettings
 
@@ -97,7 +97,7 @@ class Orchestrator:
         """Search for each query.
 
         Returns:
-            Per query `{"passages": […]}`, or an error as in `Retriever.search_many`, or `Overloaded`.
+            Per query `{"passages": […], …}`, or an error as in `Retriever.search_many`, or `Overloaded`.
 
         Raises:
             GatherumError: the search failed as a whole.
@@ -107,9 +107,7 @@ class Orchestrator:
         try:
             found = await self._retrieval.search_many(accepted, deadline=deadline) if accepted else []
             encoded = await self._in_thread(
-                lambda: [
-                    passages if isinstance(passages, GatherumError) else encode_passages(passages) for passages in found
-                ]
+                lambda: [result if isinstance(result, GatherumError) else encode_found(result) for result in found]
             )
         finally:
             self._in_flight -= len(accepted)
@@ -222,7 +220,7 @@ class _FanOut:
         self._accepted = accepted
         self._took = took
         self._roles = (retrieval, entities, database)
-        self._search: Call[list[Passage]] = Call()
+        self._search: Call[Found] = Call()
         self._names: Call[tuple[LinkedEntity, ...]] = Call()
         self._rows: Call[list[Row]] = Call()
         self._sources: Call[Source] = Call()
@@ -253,7 +251,10 @@ class _FanOut:
 
     async def _find(self) -> None:
         retrieval, _, _ = self._roles
-        queries = [Query(question.text, question.collections, question.limit) for question, _ in self._accepted]
+        queries = [
+            Query(question.text, question.collections, question.limit, filters=question.filters)
+            for question, _ in self._accepted
+        ]
         await _make(self._search, "retrieval", retrieval.search_many(queries, deadline=self.last), len(queries))
 
     async def _link_and_look_up(self) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import itertools
 import os
 import socket
 from collections import deque
@@ -41,11 +42,11 @@ from actors.errors import (
     Unavailable,
 )
 from actors.gate import Gate
-from actors.messages import Box, DocumentInfo, Health, Mention, Page, PageRange, PageReading, Words
+from actors.messages import Box, Chunk, DocumentInfo, Embeddings, Health, Mention, Page, PageRange, PageReading, Words
 from actors.reading import limits
 from actors.reading.ranges import Range, after_failure, ingest_width, quick_size, split, split_scanned
 from config import logs
-from config.settings import EntitiesSettings, LogSettings, PdfSettings
+from config.settings import EncoderSettings, EntitiesSettings, LogSettings, PdfSettings
 
 if TYPE_CHECKING:
     import pymupdf
@@ -108,6 +109,7 @@ class Setup:
         details: whether links, images and tables are wanted.
         images: whether the bytes of images are wanted too.
         survey: what the chunks of a page need to know of the rest of the document; None where that is unknown.
+        encoder: what makes the vectors of chunks.
     """
 
     settings: PdfSettings
@@ -117,6 +119,7 @@ class Setup:
     details: bool = False
     images: bool = False
     survey: Survey | None = None
+    encoder: EncoderSettings | None = None
 
 
 def confined(work: Task) -> Task:
@@ -210,7 +213,7 @@ def read_range(path: str, part: Range, setup: Setup) -> tuple[Report, tuple[Page
         readings = tuple(map(PageReading, found))
         if setup.model:
             with limits.clock(settings.page_timeout_s * len(part.pages)):
-                readings = enrich(found, settings.chunk_tokens, setup.model, setup.survey)
+                readings = enrich(found, setup)
     chars = sum(len(page.text) for page in found)
     margins = tuple(map(furniture.margins, found)) if part.whys else ()
     return Report(tuple(page.number for page in found), tuple(scanned), chars, margins), readings
@@ -229,28 +232,54 @@ def enrich_range(
     settings = setup.settings
     with limits.clock(settings.page_timeout_s * len(pages)):
         found = [reading.page for reading in readings if reading.page.number in pages]
-        return Report(pages), enrich(found, settings.chunk_tokens, setup.model or "", setup.survey)
+        return Report(pages), enrich(found, setup)
 
 
-def enrich(
-    found: Sequence[Page], chunk_tokens: int, model: str, known: Survey | None = None
-) -> tuple[PageReading, ...]:
-    """Pages with their chunks and mentions."""
+def enrich(found: Sequence[Page], setup: Setup) -> tuple[PageReading, ...]:
+    """Pages with their chunks, the vectors of these, and their mentions."""
     from actors.reading import chunking, mentions
     from actors.reading.survey import Survey
 
-    survey = known or Survey()
-    named = mentions.find_mentions([page.text for page in found], model)
+    survey = setup.survey or Survey()
+    named = mentions.find_mentions([page.text for page in found], setup.model or "")
+    chunks = [
+        chunking.chunk(
+            page,
+            setup.settings.chunk_tokens,
+            furniture=survey.furniture_of(page),
+            heading=survey.heading(page.number),
+        )
+        for page in found
+    ]
     return tuple(
         PageReading(
             page,
-            chunking.chunk(
-                page, chunk_tokens, furniture=survey.furniture_of(page), heading=survey.heading(page.number)
-            ),
+            of_page,
             tuple(Mention(m.text, m.label, m.start, m.end, page.number) for m in names),
+            embeddings,
         )
-        for page, names in zip(found, named, strict=True)
+        for page, of_page, names, embeddings in zip(found, chunks, named, embed(chunks, setup.encoder), strict=True)
     )
+
+
+def embed(pages: Sequence[Sequence[Chunk]], settings: EncoderSettings | None) -> list[Embeddings | None]:
+    """The vectors of the chunks of each page; None where there is no encoder, or it fails."""
+    none: list[Embeddings | None] = [None for _ in pages]
+    if settings is None or settings.kind == "none":
+        return none
+    from actors.search import encoder as encoders
+
+    try:
+        encoder = encoders.local(settings, threads=1)
+        # All at once: the encoder takes texts of a length together.
+        vectors = encoder.vectors([encoders.wording(chunk.heading, chunk.text) for page in pages for chunk in page])
+    except Exception as error:  # noqa: BLE001 -- the pages are read, and found by their words until they have vectors
+        logs.get().warning("chunks_not_embedded", kind=type(error).__name__, error=str(error))
+        return none
+    ends = list(itertools.accumulate(len(page) for page in pages))
+    return [
+        Embeddings.of(encoder.identity, vectors[end - len(page) : end]) for page, end in zip(pages, ends, strict=True)
+    ]
 
 
 def survey_file(path: str, setup: Setup) -> Survey:
@@ -319,12 +348,19 @@ class Pdf:
     IDEMPOTENT: ClassVar[frozenset[str]] = frozenset({"inspect", "render", "health"})
 
     def __init__(
-        self, settings: PdfSettings, entities: EntitiesSettings, logs: LogSettings, *, ingest_cpus: float = 0
+        self,
+        settings: PdfSettings,
+        entities: EntitiesSettings,
+        encoder: EncoderSettings,
+        logs: LogSettings,
+        *,
+        ingest_cpus: float = 0,
     ) -> None:
         self._settings = settings
         self._ingest_cpus = ingest_cpus
         self._ingesting = Gate(1)
         self._model = entities.model
+        self._encoder = encoder
         self._logs = logs
         self._light = asyncio.Semaphore(LIGHT_TASKS)
         self._documents = 0
@@ -401,7 +437,7 @@ class Pdf:
         Args:
             path: of the PDF.
             pages: numbers from 1.
-            enrich: whether chunks and mentions are wanted too.
+            enrich: whether chunks, their vectors, and mentions are wanted too.
             details: whether the links, images and tables of pages are wanted too.
             images: whether the bytes of those images are, up to `pdf.max_images_mb` of each task.
             deadline: of the whole reading; `pdf.document_timeout_s` is its limit in any case.
@@ -504,7 +540,8 @@ class Pdf:
         return AHEAD * max(1, int(cpus / self._settings.task_cpus))
 
     def _setup(self, model: str | None) -> Setup:
-        return Setup(self._settings, model, self._logs, structlog.contextvars.get_contextvars())
+        context = structlog.contextvars.get_contextvars()
+        return Setup(self._settings, model, self._logs, context, encoder=self._encoder)
 
     async def _survey(self, path: str, deadline: Deadline) -> Survey | None:
         """What ranges share; None where looking the document over crashes or takes too long, whichever the range."""

@@ -1,8 +1,8 @@
-"""Retriever: searches in-memory indexes that follow the store.
+"""Retriever: searches indexes of its own that follow the store, by words and by meaning.
 
 Truth lives in the database. A replica fills its indexes from the published documents when it starts, then follows the
 change log for ever, through outages of the database as well; it can be killed at any time and be built again from rows.
-Calls that come while it is being filled wait for it.
+Calls that come while it is being filled wait for it. Without its encoder it goes on by words alone, and says so.
 """
 
 from __future__ import annotations
@@ -13,18 +13,23 @@ import random
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from actors.deadline import Deadline
 from actors.errors import DeadlineExceeded, GatherumError, InvalidInput, Overloaded, Unavailable, UnknownCollection
-from actors.messages import Change, Health, Passage, PublishedDocument, Query
-from actors.search.shelf import Shelf
+from actors.messages import Change, Found, Health, PublishedDocument, Query
 from config import logs
-from config.settings import RetrievalSettings
+from config.settings import EncoderSettings, RetrievalSettings
 
 if TYPE_CHECKING:
     # Here it is a pool; importing SQLAlchemy would cost this process its memory for nothing.
     from actors.database import Database
+
+    # And every process that knows the role would load the libraries of the indexes, another 100 MB.
+    from actors.search.filters import Filter
+    from actors.search.queries import Encoded, QueryEncoder
+    from actors.search.shelf import Shelf
 
 FILL_DOCUMENTS = 32
 """Documents asked for at once while filling; with their words they can be large."""
@@ -47,11 +52,27 @@ WAITING_BATCHES = 256
 """Batches of queries that may wait for the searching thread; more are refused."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Index:
+    """What a replica searches with.
+
+    Attributes:
+        shelf: the chunks.
+        queries: encodes queries; None where all go by words alone.
+        trouble: why they do though they should not; empty for nothing.
+    """
+
+    shelf: Shelf
+    queries: QueryEncoder | None
+    trouble: str = ""
+
+
 class Retriever:
     """Searches chunks. See the module's docstring.
 
     Args:
         settings: see `config/settings.py`.
+        encoder: what the vectors of chunks are made by.
         database: the store.
         sleep: waits for so many seconds.
     """
@@ -62,14 +83,17 @@ class Retriever:
     def __init__(
         self,
         settings: RetrievalSettings,
+        encoder: EncoderSettings,
         database: Database,
         *,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._settings = settings
+        self._encoder = encoder
         self._database = database
         self._sleep = sleep
-        self._shelf = Shelf(writer_memory_mb=settings.writer_memory_mb, max_query_terms=settings.max_query_terms)
+        self._languages = _languages(settings)
+        self._index: _Index | None = None
         self._collections: set[str] = set()
         # How far the filling has come, then how far the following.
         self._start: int | None = None
@@ -107,19 +131,20 @@ class Retriever:
             node=socket.gethostname(),
             detail={
                 "change": self._change,
-                "chunks": self._shelf.chunks,
-                "documents": self._shelf.documents,
+                **self._size(),
                 "collections": len(self._collections),
                 "outage": self._outage,
+                **self._encoding(),
             },
         )
 
-    async def search_many(self, queries: list[Query], *, deadline: Deadline) -> list[list[Passage] | GatherumError]:
+    async def search_many(self, queries: list[Query], *, deadline: Deadline) -> list[Found | GatherumError]:
         """Search for each query.
 
         Returns:
-            Per query its passages, best first, or why it cannot be answered: `UnknownCollection`, or `InvalidInput` for
-            a limit below 1 or a mode that there is no index for.
+            Per query its passages, best first, or why it cannot be answered: `UnknownCollection`; `InvalidInput` for a
+            limit below 1, a filter that makes no sense, or a mode that there is no index for; `Unavailable` for a
+            search by vectors alone when there are none at the moment.
 
         Raises:
             Unavailable: the index is still being filled when the time is up.
@@ -130,10 +155,13 @@ class Retriever:
             raise Overloaded(f"{WAITING_BATCHES} batches of searches wait already. Try again later.")
         self._waiting += 1
         try:
-            await self._when_filled(deadline)
+            index = await self._when_filled(deadline)
             refused = await self._refusals(queries, deadline)
             accepted = [query for query, refusal in zip(queries, refused, strict=True) if refusal is None]
-            work = asyncio.get_running_loop().run_in_executor(self._searching, self._search, accepted, deadline)
+            encoded = await index.queries.begin(accepted, deadline=deadline) if index.queries else None
+            work = asyncio.get_running_loop().run_in_executor(
+                self._searching, self._search, index, accepted, encoded, deadline
+            )
             found = iter(await deadline.run(work, "Searching"))
         finally:
             self._waiting -= 1
@@ -149,7 +177,7 @@ class Retriever:
 
     async def chunks_of(self, document_ids: list[str], *, deadline: Deadline) -> int:
         """Chunks of documents in the indexes now, all told."""
-        return sum(map(self._shelf.chunks_of, document_ids))
+        return sum(map(self._index.shelf.chunks_of, document_ids)) if self._index else 0
 
     async def contents(self, after: str, limit: int, *, deadline: Deadline) -> list[tuple[str, int]]:
         """Up to `limit` documents past the id `after` in the indexes now, in order, each with its number of chunks.
@@ -157,18 +185,18 @@ class Retriever:
         Raises:
             Unavailable: the index is still being filled when the time is up.
         """
-        await self._when_filled(deadline)
-        return await asyncio.to_thread(self._shelf.contents, after, limit)
+        index = await self._when_filled(deadline)
+        return await asyncio.to_thread(index.shelf.contents, after, limit)
 
     # --- searching ---
 
-    async def _when_filled(self, deadline: Deadline) -> None:
-        if self._filled:
-            return
-        try:
-            await deadline.run(self._until(lambda: self._filled), "Filling the index")
-        except DeadlineExceeded:
-            raise Unavailable("The search index is still being filled. Try again in a few seconds.") from None
+    async def _when_filled(self, deadline: Deadline) -> _Index:
+        if not self._filled:
+            try:
+                await deadline.run(self._until(lambda: self._filled), "Filling the index")
+            except DeadlineExceeded:
+                raise Unavailable("The search index is still being filled. Try again in a few seconds.") from None
+        return self._built
 
     async def _refusals(self, queries: Sequence[Query], deadline: Deadline) -> list[GatherumError | None]:
         """Per query the reason why it is not searched for, if there is one."""
@@ -181,25 +209,66 @@ class Retriever:
                 return [
                     Unavailable(f"Whether the collection exists could not be checked: {error.detail}")
                     if self._unknown(query)
-                    else _invalid(query)
+                    else self._invalid(query)
                     for query in queries
                 ]
         refusals: list[GatherumError | None] = []
         for query in queries:
             unknown = self._unknown(query)
             refusals.append(
-                UnknownCollection(f"There is no collection named {unknown[0]!r}.") if unknown else _invalid(query)
+                UnknownCollection(f"There is no collection named {unknown[0]!r}.") if unknown else self._invalid(query)
             )
         return refusals
 
     def _unknown(self, query: Query) -> list[str]:
         return [name for name in query.collections if name not in self._collections]
 
-    def _search(self, queries: Sequence[Query], deadline: Deadline) -> list[list[Passage]]:
+    def _invalid(self, query: Query) -> GatherumError | None:
+        if query.limit < 1:
+            return InvalidInput(f"A search for {query.limit} passages makes no sense; ask for at least 1.")
+        if query.mode == "dense" and self._built.queries is None:
+            if self._built.trouble:
+                return Unavailable(f"There are no vectors to search by: {self._built.trouble}")
+            return InvalidInput("There is no dense index; search with mode 'hybrid' or 'lexical'.")
+        return None
+
+    def _search(
+        self, index: _Index, queries: Sequence[Query], encoded: Encoded | None, deadline: Deadline
+    ) -> list[Found | GatherumError]:
         """Runs in the searching thread."""
+        from actors.search.shelf import Wanted
+
         # Work that waited here until nobody wants it any more would make the next wait longer still.
         deadline.check("the search")
-        return [self._shelf.search(query) for query in queries]
+        settings = self._settings
+        weights = {"exact": settings.dense_weight, "fast": settings.fast_weight, None: settings.dense_weight}
+        hows = encoded.hows if encoded else [None] * len(queries)
+        if index.queries and encoded:
+            index.queries.finish(queries, encoded)
+        wanted = []
+        refused: dict[int, GatherumError] = {}
+        for place, query in enumerate(queries):
+            filter_: Filter | None = None
+            try:
+                filter_ = _parsed(query)
+                if query.mode == "dense" and hows[place] is None and encoded:
+                    raise Unavailable(f"There is no vector to search by: {encoded.trouble[place]}")
+            except GatherumError as error:
+                refused[place] = error
+            wanted.append(Wanted(query, filter_, settings.lexical_weight, weights[hows[place]]))
+        asked = [item for place, item in enumerate(wanted) if place not in refused]
+        vectors = encoded.vectors[[place for place in range(len(wanted)) if place not in refused]] if encoded else None
+        results = iter(index.shelf.search_many(asked, vectors))
+        found: list[Found | GatherumError] = []
+        for place, query in enumerate(queries):
+            passages = refused.get(place) or next(results)
+            if isinstance(passages, GatherumError):
+                found.append(passages)
+                continue
+            why = encoded.trouble[place] if encoded else index.trouble if query.mode != "lexical" else ""
+            degraded = f"Passages were found by their words alone: {why}" if why else ""
+            found.append(Found(tuple(passages), hows[place], degraded))
+        return found
 
     # --- following ---
 
@@ -225,7 +294,9 @@ class Retriever:
                     self._progress.notify_all()
 
     async def _step(self) -> None:
-        if self._start is None:
+        if self._index is None:
+            self._index = await asyncio.to_thread(self._build)
+        elif self._start is None:
             # Drawn before the first document is read: a change that falls between is seen twice rather than never.
             start = await self._database.last_change(deadline=Deadline.after(CALL_S))
             self._collections.update(await self._database.collections(deadline=Deadline.after(CALL_S)))
@@ -240,11 +311,53 @@ class Retriever:
             if changes:
                 await self._apply(changes)
 
+    def _build(self) -> _Index:
+        """Runs in a thread: it loads libraries, the encoder, and the tokenizer."""
+        from actors.search import encoder as encoders
+        from actors.search.dense import DenseIndex
+        from actors.search.queries import QueryEncoder
+        from actors.search.shelf import Shelf
+
+        settings = self._settings
+        queries = dense = None
+        trouble = ""
+        if self._encoder.kind != "none":
+            try:
+                encoder = encoders.local(self._encoder, threads=settings.encoder_threads)
+            except Unavailable as error:
+                trouble = error.detail
+                self._log.warning("no_encoder", error=trouble)
+            else:
+                queries = QueryEncoder(
+                    encoder, encoder.pieces, choice=settings.encoder, exact_queue=settings.exact_queue
+                )
+                dense = DenseIndex(encoder.dimension, encoder.identity, exact_below=settings.exact_below)
+        shelf = Shelf(
+            writer_memory_mb=settings.writer_memory_mb,
+            max_query_terms=settings.max_query_terms,
+            dense=dense,
+            languages=tuple(dict.fromkeys([settings.language, *self._languages.values()])),
+        )
+        return _Index(shelf, queries, trouble)
+
+    @property
+    def _built(self) -> _Index:
+        if self._index is None:
+            raise Unavailable("The search index is still being built. Try again in a few seconds.")
+        return self._index
+
+    @property
+    def _identity(self) -> str:
+        """Of the encoder whose vectors are held; empty for none."""
+        return self._built.queries.identity if self._built.queries else ""
+
     async def _fill(self, start: int) -> None:
-        documents = await self._database.published(self._filled_to, FILL_DOCUMENTS, deadline=Deadline.after(CALL_S))
+        documents = await self._database.published(
+            self._filled_to, FILL_DOCUMENTS, encoder=self._identity, deadline=Deadline.after(CALL_S)
+        )
         if documents:
             await self._write(self._put_all, documents)
-            await self._write(self._shelf.commit)
+            await self._write(self._built.shelf.commit)
             self._filled_to = documents[-1].document_id
         else:
             self._change = start
@@ -257,14 +370,16 @@ class Retriever:
         for document_id, change in latest.items():
             document = None
             if change.kind == "publish":
-                document = await self._database.published_document(document_id, deadline=Deadline.after(CALL_S))
+                document = await self._database.published_document(
+                    document_id, encoder=self._identity, deadline=Deadline.after(CALL_S)
+                )
             # None: deleted since; its own change is on the way.
             if document is None:
-                await self._write(self._shelf.remove, document_id)
+                await self._write(self._built.shelf.remove, document_id)
             else:
-                await self._write(self._shelf.put, document)
+                await self._write(self._put_all, [document])
         if latest:
-            await self._write(self._shelf.commit)
+            await self._write(self._built.shelf.commit)
         for change in changes:
             if change.kind == "drop":
                 self._collections.discard(change.collection)
@@ -275,13 +390,27 @@ class Retriever:
 
     def _put_all(self, documents: Sequence[PublishedDocument]) -> None:
         for document in documents:
-            self._shelf.put(document)
+            language = self._languages.get(document.collection, self._settings.language)
+            self._built.shelf.put(document, language=language)
 
     async def _write(self, work: Callable[..., None], *args: object) -> None:
         await asyncio.get_running_loop().run_in_executor(self._writing, work, *args)
 
     def _size(self) -> dict[str, int]:
-        return {"chunks": self._shelf.chunks, "documents": self._shelf.documents}
+        shelf = self._index.shelf if self._index else None
+        return {"chunks": shelf.chunks if shelf else 0, "documents": shelf.documents if shelf else 0}
+
+    def _encoding(self) -> dict[str, str | int]:
+        """What queries are encoded with, for those who look after it."""
+        if self._index is None or self._index.queries is None:
+            return {"encoder": "", "trouble": self._index.trouble if self._index else ""}
+        queries = self._index.queries
+        return {
+            "encoder": queries.identity,
+            "vectors": self._index.shelf.vectors,
+            "fast_encoder": queries.fast_version,
+            "encoding": queries.waiting,
+        }
 
     def _note_outage(self, error: Exception) -> None:
         if self._outage is None:
@@ -295,9 +424,12 @@ class Retriever:
             self._outage = None
 
 
-def _invalid(query: Query) -> InvalidInput | None:
-    if query.limit < 1:
-        return InvalidInput(f"A search for {query.limit} passages makes no sense; ask for at least 1.")
-    if query.mode == "dense":
-        return InvalidInput("There is no dense index; search with mode 'hybrid' or 'lexical'.")
-    return None
+def _languages(settings: RetrievalSettings) -> dict[str, str]:
+    """Language by collection, of those that have another than the rest."""
+    return dict(entry.split("=", 1) for entry in settings.languages)
+
+
+def _parsed(query: Query) -> Filter | None:
+    from actors.search import filters
+
+    return None if query.filters is None else filters.parse(query.filters)

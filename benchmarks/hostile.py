@@ -124,7 +124,7 @@ def collected(folder: Path) -> list[Mutation]:
 async def run(files: Iterable[Mutation], scratch: Path, seed: int) -> Result:
     """Read them, some at once, on the Ray node this process is connected to."""
     settings = load(LIMITS)
-    role = Pdf(settings.pdf, settings.entities, settings.logs)
+    role = Pdf(settings.pdf, settings.entities, settings.encoder, settings.logs)
     outcomes: list[Outcome] = []
     good: list[bool] = []
     places = asyncio.Semaphore(AT_ONCE)

@@ -78,7 +78,7 @@ async def read(role: Pdf, documents: list[tuple[str, int]], quarters: Quarters, 
 async def measure(documents: list[tuple[str, int]], count: int) -> Quarters:
     """The peaks over that many pages."""
     settings = load({"logs.level": "ERROR"})
-    role = Pdf(settings.pdf, settings.entities, settings.logs)
+    role = Pdf(settings.pdf, settings.entities, settings.encoder, settings.logs)
     quarters = Quarters(count)
     watching = asyncio.create_task(quarters.watch())
     await read(role, documents, quarters, count)

@@ -93,7 +93,7 @@ def main() -> None:
     ray.init(address="local", num_cpus=CPUS, include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False)
     try:
         with tempfile.TemporaryDirectory(prefix="gatherum-bench-") as scratch:
-            role = Pdf(settings.pdf, settings.entities, settings.logs)
+            role = Pdf(settings.pdf, settings.entities, settings.encoder, settings.logs)
             rows = books(role, data / "old_books", Path(scratch), given.pages, shutil.which(given.ocrmypdf))
             trials = robustness(role, data, Path(scratch))
     finally:

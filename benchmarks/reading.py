@@ -78,7 +78,7 @@ def main() -> None:
     settings = load()
     with tempfile.TemporaryDirectory(prefix="gatherum-bench-") as scratch:
         with cores(CPUS):
-            role = Pdf(settings.pdf, settings.entities, settings.logs)
+            role = Pdf(settings.pdf, settings.entities, settings.encoder, settings.logs)
             if documents := text_documents(data / "pdf"):
                 groups["text"] = text(role, documents, Path(scratch), given.repeat)
             else:
@@ -143,7 +143,7 @@ def scaling(documents: list[Document], scratch: Path, settings: Settings, repeat
         one: Row | None = None
         for cpus in range(1, CPUS + 1):
             with cores(cpus):
-                role = Pdf(settings.pdf, settings.entities, settings.logs)
+                role = Pdf(settings.pdf, settings.entities, settings.encoder, settings.logs)
                 run = partial(_read_text, role, those)
                 run()
                 row = measured(f"{what}, cores: {cpus}", count, run, repeat, one)

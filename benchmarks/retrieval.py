@@ -27,15 +27,17 @@ import tantivy
 from rich.console import Console
 from rich.table import Table
 
-from actors.messages import Chunk, PublishedDocument, Query, Words
+from actors.messages import Chunk, Embeddings, PublishedDocument, Query, Words
 from actors.search import fast
 from actors.search.dense import DenseIndex
 from actors.search.encoder import OnnxEncoder, Vectors, unit
 from actors.search.language import stems
-from actors.search.shelf import DENSE_WEIGHT, FAST_WEIGHT, Shelf, Wanted
+from actors.search.shelf import Shelf, Wanted
 from actors.search.wordpieces import default as default_pieces
+from config.settings import load
 
 SETS = ("cranfield", "cacm", "scifact")
+SETTINGS = load(environ={}).retrieval
 BATCH = 32
 DEPTH = 100
 LIMIT = 10
@@ -157,8 +159,8 @@ def _quality(collection: Collection, encoder: OnnxEncoder, keep: Any) -> list[Sc
         lines.append(Score(name, mode, *_score(found, collection.judged), cpu))
 
     def search(texts: Sequence[str], limit: int, mode: Any, made: Vectors | None, weight: float) -> list[Ranking]:
-        wanted = [Wanted(Query(text, limit=limit, mode=mode)) for text in texts]
-        found = shelf.search_many(wanted, made, dense_weight=weight)
+        wanted = [Wanted(Query(text, limit=limit, mode=mode), dense_weight=weight) for text in texts]
+        found = shelf.search_many(wanted, made)
         return [[int(passage.document_id) for passage in passages] for passages in found if isinstance(passages, list)]
 
     def cosines(texts: Sequence[str], limit: int) -> list[Ranking]:
@@ -178,10 +180,13 @@ def _quality(collection: Collection, encoder: OnnxEncoder, keep: Any) -> list[Sc
     measure("lexical", lambda texts, limit: search(texts, limit, "lexical", None, 1.0))
     measure("dense exact", lambda texts, limit: search(texts, limit, "dense", encoder.vectors(texts), 1.0))
     measure("dense fast", lambda texts, limit: search(texts, limit, "dense", quick.encode(pieces.pieces(texts)), 1.0))
-    measure("hybrid exact", lambda texts, limit: search(texts, limit, "hybrid", encoder.vectors(texts), DENSE_WEIGHT))
+    measure(
+        "hybrid exact",
+        lambda texts, limit: search(texts, limit, "hybrid", encoder.vectors(texts), SETTINGS.dense_weight),
+    )
     measure(
         "hybrid fast",
-        lambda texts, limit: search(texts, limit, "hybrid", quick.encode(pieces.pieces(texts)), FAST_WEIGHT),
+        lambda texts, limit: search(texts, limit, "hybrid", quick.encode(pieces.pieces(texts)), SETTINGS.fast_weight),
     )
     return lines
 
@@ -197,7 +202,8 @@ def _shelf(collection: Collection, vectors: Vectors, encoder: OnnxEncoder) -> Sh
     shelf = Shelf(writer_memory_mb=100, max_query_terms=64, dense=dense)
     for place, (title, text) in enumerate(zip(collection.titles, collection.texts, strict=True)):
         chunk = Chunk(1, 0, 0, len(text), text, Words())
-        shelf.put(PublishedDocument(str(place), title, "all", (chunk,)), vectors[place : place + 1])
+        made = Embeddings.of(encoder.identity, vectors[place : place + 1])
+        shelf.put(PublishedDocument(str(place), title, "all", (chunk,), {}, made))
     shelf.commit()
     return shelf
 
@@ -295,7 +301,8 @@ def _speed(collections: Sequence[Collection], encoder: OnnxEncoder, keep: Any, c
             # Some words are cut off, so that no two are the same to BM25.
             text = wholes[place][: len(wholes[place]) - int(chance.integers(0, 1 + len(wholes[place]) // 2))]
             chunk = Chunk(1, 0, 0, len(text), text, Words())
-            shelf.put(PublishedDocument(f"{first + place}", "", "all", (chunk,)), noisy[place : place + 1])
+            one = Embeddings.of(encoder.identity, noisy[place : place + 1])
+            shelf.put(PublishedDocument(f"{first + place}", "", "all", (chunk,), {}, one))
     shelf.commit()
     built_s, built_cpu_s = time.perf_counter() - started, time.process_time() - cpu
     asked = [text for one in collections for text in one.queries]
@@ -306,7 +313,8 @@ def _speed(collections: Sequence[Collection], encoder: OnnxEncoder, keep: Any, c
         wall, spent = time.perf_counter(), time.process_time()
         made = quick.encode(pieces.pieces(texts))
         encoded = time.process_time()
-        shelf.search_many([Wanted(Query(text, limit=LIMIT)) for text in texts], made, dense_weight=FAST_WEIGHT)
+        wanted = [Wanted(Query(text, limit=LIMIT), dense_weight=SETTINGS.fast_weight) for text in texts]
+        shelf.search_many(wanted, made)
         done = time.process_time()
         if batch >= 5:
             times.append(time.perf_counter() - wall)

@@ -168,7 +168,7 @@ async def measured(place: Place, count: int) -> Figures:
     """Everything, on one database."""
     database, folder = database_of(place.url, place.folder), place.folder
     await database.start()
-    retriever = Retriever(SETTINGS.retrieval, database)
+    retriever = Retriever(SETTINGS.retrieval, SETTINGS.encoder.model_copy(update={"kind": "none"}), database)
     try:
         claim, commit, publish = await overhead(database, folder, count // 2)
         await retriever.start()
@@ -277,7 +277,7 @@ async def long_document(database: Database, retriever: Retriever, folder: Path, 
     last = readings[-1].page.text.split()
     found = await retriever.search_many([Query(" ".join(last[:6]), ("bench",), limit=1)], deadline=budget())
     took = time.perf_counter() - stored
-    if isinstance(found[0], Exception) or not found[0]:
+    if isinstance(found[0], Exception) or not found[0].passages:
         raise RuntimeError("The document was not found.")
     return took, count / (stored - began), sum(len(reading.page.text.encode()) for reading in readings)
 

@@ -78,6 +78,19 @@ class OrchestratorSettings(Section):
     sentences: int = Field(ge=1, le=10, description="Most sentences quoted in an answer.")
 
 
+LANGUAGES = (
+    *("arabic", "danish", "dutch", "english", "finnish", "french", "german", "greek", "hungarian", "italian"),
+    *("norwegian", "portuguese", "romanian", "russian", "spanish", "swedish", "tamil", "turkish"),
+)
+"""Those that there is a stemmer for."""
+
+
+def _language(name: str) -> str:
+    if name not in LANGUAGES:
+        raise ValueError(f"{name!r} is no language that words can be stemmed in; there are {', '.join(LANGUAGES)}")
+    return name
+
+
 class RetrievalSettings(Section):
     """`actors/retrieval.py`."""
 
@@ -85,6 +98,49 @@ class RetrievalSettings(Section):
     writer_memory_mb: int = Field(ge=15, description="Memory of the index writer, MB.")
     poll_s: float = Field(gt=0, description="Longest wait for news from the store, s.")
     max_query_terms: int = Field(ge=1, description="Terms of a query that are looked up; the rest are ignored.")
+    language: str = Field(description="Language of the documents, which decides how words are stemmed.")
+    languages: tuple[str, ...] = Field(
+        description="Collections in another language, each as `collection=language`. All documents are indexed anew "
+        "when it is changed."
+    )
+    encoder: Literal["exact", "fast", "auto"] = Field(
+        description="What makes the vectors of queries: the encoder itself; its fast imitation, once there is one; or "
+        "the first as long as its queue is short, else the second."
+    )
+    exact_queue: int = Field(
+        ge=1,
+        description="Queries that the encoder may have before it for `auto` to use it, about 10 ms of a core each.",
+    )
+    encoder_threads: int = Field(ge=1, description="Threads of the encoder for queries.")
+    lexical_weight: float = Field(gt=0, description="Weight of the words in hybrid searches.")
+    dense_weight: float = Field(gt=0, description="Weight of the vectors, where the encoder made the query's.")
+    fast_weight: float = Field(gt=0, description="Weight of the vectors, where its fast imitation made it.")
+    exact_below: int = Field(ge=0, description="Chunks from which vectors are searched by a graph (HNSW).")
+
+    @field_validator("language")
+    @classmethod
+    def _is_known(cls, language: str) -> str:
+        return _language(language)
+
+    @field_validator("languages")
+    @classmethod
+    def _are_known(cls, entries: tuple[str, ...]) -> tuple[str, ...]:
+        for entry in entries:
+            collection, equals, language = entry.partition("=")
+            if not collection or not equals:
+                raise ValueError(f"{entry!r} is not collection=language")
+            _language(language)
+        return entries
+
+
+class EncoderSettings(Section):
+    """What turns texts into vectors (`actors/search/encoder.py`); those of another encoder do not count."""
+
+    kind: Literal["minilm", "folder", "none"] = Field(
+        description="`minilm`: all-MiniLM-L6-v2 in 8 bits, which is installed with Gatherum. `folder`: any sentence "
+        "transformer in ONNX form. `none`: searches go by words alone."
+    )
+    path: str = Field(description="Of the `folder`: it holds `model.onnx` and `tokenizer.json`, on every node.")
 
 
 class EntitiesSettings(Section):
@@ -245,6 +301,7 @@ class Settings(Section):
     api: ApiSettings
     orchestrator: OrchestratorSettings
     retrieval: RetrievalSettings
+    encoder: EncoderSettings
     entities: EntitiesSettings
     pdf: PdfSettings
     database: DatabaseSettings

@@ -12,6 +12,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Collection = Field(max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
 
+FILTERS = Field(
+    None,
+    description="What must hold for a document's metadata: `$eq $ne $in $gt $gte $lt $lte $exists`, `$and`, `$or`.",
+    examples=[{"year": {"$gte": 1990}, "lang": "en"}],
+)
+
 
 class Body(BaseModel):
     """Base of request bodies: a field we do not know is an error, not a silent loss."""
@@ -27,6 +33,7 @@ class AskBody(Body):
     sources: list[str] | None = Field(None, max_length=100, description="SQL sources to look in; all by default.")
     timeout_ms: int | None = Field(None, ge=1, le=600_000, description="Budget of the answer, ms.")
     limit: int = Field(5, ge=1, le=50, description="Passages wanted.")
+    filters: dict[str, Any] | None = FILTERS
 
 
 class SearchBody(Body):
@@ -37,6 +44,10 @@ class SearchBody(Body):
     limit: int = Field(10, ge=1, le=100, description="Passages wanted.")
     mode: Literal["hybrid", "lexical", "dense"] = Field("hybrid", description="Which indexes are asked.")
     timeout_ms: int | None = Field(None, ge=1, le=600_000, description="Budget of the search, ms.")
+    filters: dict[str, Any] | None = FILTERS
+    encoder: Literal["exact", "fast", "auto"] | None = Field(
+        None, description="What makes the vector of the query; as configured by default."
+    )
 
 
 class CollectionBody(Body):
@@ -220,6 +231,10 @@ class PassagesView(BaseModel):
     """The passages found for a query."""
 
     passages: list[PassageView]
+    encoder: Literal["exact", "fast"] | None = Field(
+        description="What made the vector of the query; null where it was searched for by its words alone."
+    )
+    degraded: list[str] = Field(description="What was done in a poorer way than was asked for, and why.")
 
 
 class RowView(BaseModel):
@@ -274,6 +289,9 @@ class AskView(BaseModel):
     partial: bool
     degraded: list[str]
     elapsed_ms: float
+    encoder: Literal["exact", "fast"] | None = Field(
+        description="What made the vector of the question; null where passages were found by words alone, or not."
+    )
 
 
 class ReplicaView(BaseModel):

@@ -4,11 +4,27 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, Literal
+
+import numpy as np
 
 from actors.deadline import Deadline
-from actors.messages import Change, Chunk, Job, Mention, Page, PageRange, PageReading, PublishedDocument, Words
+from actors.messages import (
+    Change,
+    Chunk,
+    Embeddings,
+    Job,
+    Mention,
+    Page,
+    PageRange,
+    PageReading,
+    PublishedDocument,
+    Words,
+)
+from actors.search import wordpieces
+from actors.search.encoder import Vectors, unit
+from actors.search.fast import FastEncoder
 
 
 def page_reading(
@@ -112,14 +128,66 @@ class FakePdf:
 
 
 def published(
-    document_id: str, *texts: str, title: str = "", collection: str = "default", page: int = 1
+    document_id: str,
+    *texts: str,
+    title: str = "",
+    collection: str = "default",
+    page: int = 1,
+    metadata: dict[str, Any] | None = None,
+    encoder: FakeEncoder | None = None,
 ) -> PublishedDocument:
-    """A published document with one chunk a text, each on a page of its own; words stand on one line."""
+    """A published document with one chunk a text, each on a page of its own; words stand on one line.
+
+    With an encoder, with the vectors that it makes.
+    """
     chunks = []
     for number, text in enumerate(texts, start=page):
         words = page_reading(number, text, names=()).page.words
         chunks.append(Chunk(number, 0, 0, len(text), text, words))
-    return PublishedDocument(document_id, title or document_id, collection, tuple(chunks))
+    made = Embeddings.of(encoder.identity, encoder.vectors(texts)) if encoder else None
+    return PublishedDocument(document_id, title or document_id, collection, tuple(chunks), metadata or {}, made)
+
+
+class FakeEncoder:
+    """Makes vectors by the subjects that a text names: one axis each, so texts are alike if they share subjects.
+
+    Attributes:
+        down: raised by `encode` while it is set.
+        gate: if set, `encode` waits for it.
+        encoded: texts of queries, by call.
+    """
+
+    SUBJECTS: Final = (("moon", "titan", "satellite"), ("bread", "dough", "oven"), ("wing", "flow", "aircraft"))
+    identity = "fake@1"
+    dimension = len(SUBJECTS)
+
+    def __init__(self) -> None:
+        self.pieces = wordpieces.default()
+        self.down: Exception | None = None
+        self.gate: asyncio.Event | None = None
+        self.encoded: list[list[str]] = []
+
+    def vectors(self, texts: Sequence[str]) -> Vectors:
+        return unit(
+            np.array(
+                [[sum(word in text.lower() for word in words) for words in self.SUBJECTS] for text in texts], np.float32
+            ).reshape(len(texts), self.dimension)
+        )
+
+    async def encode(self, texts: Sequence[str], *, deadline: Deadline) -> Vectors:
+        self.encoded.append(list(texts))
+        if self.gate is not None:
+            await self.gate.wait()
+        if self.down is not None:
+            raise self.down
+        return self.vectors(texts)
+
+    def fast(self) -> FastEncoder:
+        """What imitates it: knows the first word of each subject alone."""
+        table = np.zeros((len(self.pieces), self.dimension), np.float16)
+        for axis, words in enumerate(self.SUBJECTS):
+            table[self.pieces.pieces([words[0]])[0], axis] = 1
+        return FastEncoder(table, np.ones(len(table), np.float32), identity=self.identity, rows=1)
 
 
 class FakePublishing:
@@ -189,14 +257,24 @@ class FakePublishing:
         self._called("collections")
         return sorted(self.names)
 
-    async def published(self, after: str | None, limit: int, *, deadline: Deadline) -> list[PublishedDocument]:
+    async def published(
+        self, after: str | None, limit: int, *, encoder: str = "", deadline: Deadline
+    ) -> list[PublishedDocument]:
         self._called("published")
         ids = sorted(name for name in self.documents if after is None or name > after)
-        return [self.documents[name] for name in ids[:limit]]
+        return [self._of(name, encoder) for name in ids[:limit]]
 
-    async def published_document(self, document_id: str, *, deadline: Deadline) -> PublishedDocument | None:
+    async def published_document(
+        self, document_id: str, *, encoder: str = "", deadline: Deadline
+    ) -> PublishedDocument | None:
         self._called("published_document")
-        return self.documents.get(document_id)
+        return self._of(document_id, encoder) if document_id in self.documents else None
+
+    def _of(self, document_id: str, encoder: str) -> PublishedDocument:
+        """As the store gives it: with the vectors of this encoder, or with none."""
+        document = self.documents[document_id]
+        made = document.embeddings
+        return document if made is None or made.encoder == encoder else replace(document, embeddings=None)
 
     async def changes(self, after: int, wait_s: float, limit: int, *, deadline: Deadline) -> list[Change]:
         self._called("changes")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from actors.errors import DeadlineExceeded, GatherumError, InvalidInput, NotFound, Unavailable, UnknownSource
-from actors.messages import Answer, Branch, BranchStatus, LinkedEntity, Lookup, Passage, Question, Row
+from actors.messages import Answer, Branch, BranchStatus, Found, LinkedEntity, Lookup, Question, Row
 from actors.search.answer import choose, text_of
 
 NOT_SEARCHED = "The documents could not be searched; `degraded` says why."
@@ -59,7 +59,7 @@ class Batch:
     """
 
     took: float
-    retrieval: Call[list[Passage]]
+    retrieval: Call[Found]
     entities: Call[tuple[LinkedEntity, ...]]
     rows: Call[list[Row]]
     lookups: Sequence[Sequence[Lookup]]
@@ -111,7 +111,8 @@ def merge(
     failed = [branch for branch in tried if branch.status != "ok"]
     if len(failed) == len(tried):
         return _nothing(failed)
-    passages = tuple(retrieval.value or ())
+    found = retrieval.value or Found()
+    passages = found.passages
     names = entities.value or ()
     chosen = choose(question.text, passages, rows, names, limit=sentences)
     return Answer(
@@ -125,8 +126,12 @@ def merge(
         entities=names,
         branches=branches,
         partial=bool(failed),
-        degraded=tuple(f"{branch.name}: {branch.error}" for branch in failed),
+        degraded=(
+            *(f"{branch.name}: {branch.error}" for branch in failed),
+            *((f"retrieval: {found.degraded}",) if found.degraded else ()),
+        ),
         elapsed_ms=1000 * (now - batch.took),
+        encoder=found.encoder,
     )
 
 

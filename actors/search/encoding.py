@@ -8,12 +8,11 @@ from __future__ import annotations
 import base64
 import decimal
 import functools
-from collections.abc import Sequence
 from typing import Any
 
 import orjson
 
-from actors.messages import Answer, Passage, Words
+from actors.messages import Answer, Found, Passage, Words
 
 REMEMBERED_BOXES = 2048
 """Passages whose boxes are kept as JSON, about 5 KB each. Computing them takes longer (0.17 ms) than encoding all the
@@ -38,14 +37,21 @@ def encode_answer(answer: Answer) -> bytes:
             "partial": answer.partial,
             "degraded": answer.degraded,
             "elapsed_ms": round(answer.elapsed_ms, 3),
+            "encoder": answer.encoder,
         },
         default=_plain,
     )
 
 
-def encode_passages(passages: Sequence[Passage]) -> bytes:
-    """The JSON form of a search's result: `{"passages": […]}`."""
-    return orjson.dumps({"passages": [_passage(passage) for passage in passages]})
+def encode_found(found: Found) -> bytes:
+    """The JSON form of a search's result: `{"passages": […], "encoder": "exact", "degraded": […]}`."""
+    return orjson.dumps(
+        {
+            "passages": [_passage(passage) for passage in found.passages],
+            "encoder": found.encoder,
+            "degraded": [found.degraded] if found.degraded else [],
+        }
+    )
 
 
 def _passage(passage: Passage) -> dict[str, Any]:

@@ -7,7 +7,6 @@ then fails to recognise in it.
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
 from typing import Final
 
 from tantivy import Filter, TextAnalyzer, TextAnalyzerBuilder, Tokenizer
@@ -30,30 +29,8 @@ LONGEST_WORD = 40
 """Bytes of UTF-8; longer runs are no words and would bloat the index."""
 
 
-_STOPPED: Final[Mapping[str, bool]] = {
-    "arabic": False,
-    "danish": True,
-    "dutch": True,
-    "english": True,
-    "finnish": True,
-    "french": True,
-    "german": True,
-    "greek": False,
-    "hungarian": True,
-    "italian": True,
-    "norwegian": True,
-    "portuguese": True,
-    "romanian": False,
-    "russian": True,
-    "spanish": True,
-    "swedish": True,
-    "tamil": False,
-    "turkish": False,
-}
-
-LANGUAGES: Final = tuple(_STOPPED)
-"""Those that there is a stemmer for. tantivy has no stop words for Arabic, Greek, Romanian, Tamil and Turkish; there,
-all words of a query are looked up."""
+_UNSTOPPED: Final = frozenset({"arabic", "greek", "romanian", "tamil", "turkish"})
+"""Languages that tantivy has no stop words for; there, all words of a query are looked up."""
 
 
 def _analyzer(language: str, *, stop: bool) -> TextAnalyzer:
@@ -62,7 +39,7 @@ def _analyzer(language: str, *, stop: bool) -> TextAnalyzer:
     # Other languages tell words apart by their accents, and have stemmers and stop words that expect them.
     if language == "english":
         builder = builder.filter(Filter.ascii_fold())
-    if stop and _STOPPED[language]:
+    if stop and language not in _UNSTOPPED:
         english = language == "english"
         builder = builder.filter(Filter.custom_stopword(sorted(STOP_WORDS)) if english else Filter.stopword(language))
     builder = builder.filter(Filter.stemmer(language))
@@ -75,7 +52,7 @@ class Language:
     """How texts of one language are cut into stems.
 
     Attributes:
-        name: see `LANGUAGES`.
+        name: see `config.settings.LANGUAGES`.
         analyzer: runs of letters and digits, in lower case, stemmed (Snowball), with accents folded.
     """
 
@@ -95,7 +72,7 @@ class Language:
 
 @functools.cache
 def language(name: str) -> Language:
-    """A language by its name in `LANGUAGES`."""
+    """A language by its name in `config.settings.LANGUAGES`."""
     return Language(name)
 
 

@@ -74,7 +74,7 @@ class LexicalIndex:
     Args:
         writer_memory_mb: memory of the writer, MB (10^6 bytes), at least 15.
         max_query_terms: terms of a query that are looked up; the rest are ignored.
-        languages: of the collections, by their names in `language.LANGUAGES`.
+        languages: of the collections, by their names in `config.settings.LANGUAGES`.
         title_boost: added weight of a match in the title.
         heading_boost: added weight of a match in the heading.
     """

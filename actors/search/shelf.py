@@ -11,7 +11,7 @@ import dataclasses
 import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
@@ -22,12 +22,6 @@ from actors.search.encoder import Vectors
 from actors.search.filters import Attributes, Filter
 from actors.search.fusion import Hit, distinct, fuse
 from actors.search.lexical import LexicalIndex
-
-DENSE_WEIGHT: Final = 1.3
-"""Of the cosine against 1 for the lexical score, where the encoder itself made the question's vector."""
-
-FAST_WEIGHT: Final = 0.9
-"""The same, where the fast encoder made it: it is right less often. Both measured: docs/benchmarks.md."""
 
 CANDIDATES: Final = 70
 """Entries that each index gives for fusion, at least. Measured (nDCG@10, hybrid fast, 30 / 70 / 200): cranfield 0.411 /
@@ -44,10 +38,14 @@ class Wanted:
     Attributes:
         query: what is searched for.
         filter: what must hold for a document's metadata; None holds for all.
+        lexical_weight: of the words in the fusion, more than 0.
+        dense_weight: of the cosine there; less where the vector is not the encoder's own, and so less often right.
     """
 
     query: Query
     filter: Filter | None = None
+    lexical_weight: float = 1.0
+    dense_weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +81,7 @@ class Shelf:
         writer_memory_mb: memory of the index writer, MB.
         max_query_terms: terms of a query that are looked up.
         dense: the dense index, empty; None where there is none: all searches are lexical.
-        languages: of the collections, by their names in `language.LANGUAGES`.
+        languages: of the collections, by their names in `config.settings.LANGUAGES`.
     """
 
     def __init__(
@@ -116,6 +114,11 @@ class Shelf:
         """Chunks that searches see."""
         return len(self._lexical)
 
+    @property
+    def vectors(self) -> int:
+        """Chunks that searches find by their vectors."""
+        return 0 if self._dense is None else len(self._dense)
+
     def chunks_of(self, document_id: str) -> int:
         """Chunks of one document; 0 where it is not held."""
         return len(self._documents.get(document_id, range(0)))
@@ -126,20 +129,12 @@ class Shelf:
         held = [(name, len(ids)) for name, ids in self._documents.copy().items() if name > after]
         return heapq.nsmallest(limit, held)
 
-    def put(
-        self,
-        document: PublishedDocument,
-        vectors: Vectors | None = None,
-        *,
-        metadata: Mapping[str, Any] | None = None,
-        language: str = "english",
-    ) -> None:
+    def put(self, document: PublishedDocument, *, language: str = "english") -> None:
         """Take a document in, in place of its former self. Searches see it after the next commit.
 
         Args:
-            document: with its chunks.
-            vectors: of the chunks, for the dense index; without them it is found by its words alone.
-            metadata: to filter on.
+            document: with its chunks; without their vectors, or with those of another encoder than the dense index is
+                for, it is found by its words alone.
             language: of its text, one of those that the shelf was made for.
         """
         self.remove(document.document_id)
@@ -152,7 +147,7 @@ class Shelf:
             return
         self._names[ids.start] = document.document_id
         self._collections.setdefault(document.collection, set()).add(ids.start)
-        self._attributes.put(ids.start, metadata or {})
+        self._attributes.put(ids.start, document.metadata)
         for entry, chunk in zip(ids, document.chunks, strict=True):
             self._chunks[entry] = _Placed(bare, chunk)
             self._lexical.add(
@@ -164,8 +159,9 @@ class Shelf:
                 text=chunk.text,
                 tongue=language,
             )
-        if self._dense is not None and vectors is not None:
-            self._dense.add(ids, vectors)
+        made = document.embeddings
+        if self._dense is not None and made is not None and made.encoder == self._dense.identity:
+            self._dense.add(ids, made.array)
 
     def remove(self, document_id: str) -> None:
         """Drop a document, if it is held. Searches miss it after the next commit."""
@@ -198,14 +194,13 @@ class Shelf:
         return found
 
     def search_many(
-        self, wanted: Sequence[Wanted], vectors: Vectors | None = None, *, dense_weight: float = DENSE_WEIGHT
+        self, wanted: Sequence[Wanted], vectors: Vectors | None = None
     ) -> list[list[Passage] | InvalidInput]:
         """The passages for each query, best first, none of them a near repetition of one before it.
 
         Args:
             wanted: collections that are not held give nothing.
-            vectors: of the queries; without them all are searched by their words alone.
-            dense_weight: of the cosine in the fusion.
+            vectors: of the queries, zeros for one without; without any all are searched for by their words alone.
 
         Returns:
             Per query its passages, or why its filter makes no sense.
@@ -232,8 +227,9 @@ class Shelf:
         if vectors is not None:
             self._ask_dense(wanted, vectors, held, lists)
         for place, given in lists.items():
-            ranked = fuse([(1.0, given.lexical), (dense_weight, given.dense)])
-            found[place] = self._passages(ranked, given, wanted[place].query.limit)
+            item = wanted[place]
+            ranked = fuse([(item.lexical_weight, given.lexical), (item.dense_weight, given.dense)])
+            found[place] = self._passages(ranked, given, item.query.limit)
         return found
 
     def _hold(self, item: Wanted, *, dense: bool) -> _Held:

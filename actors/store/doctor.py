@@ -25,7 +25,7 @@ from actors.store.engine import Store
 from actors.store.engine import now as time_of
 from actors.store.rows import AnyRow
 from actors.store.tables import changes as changes_table
-from actors.store.tables import chunks, contents, counters, documents, entities, mentions, pages
+from actors.store.tables import chunks, contents, counters, documents, entities, mentions, pages, vectors
 from actors.store.tables import jobs as jobs_table
 
 CHECKS: Final = ("uploads", "files", "changes", "readings", "jobs", "documents", "entities")
@@ -178,12 +178,12 @@ class Doctor:
     async def _readings(self, after: str) -> tuple[list[_Case], int, str | None]:
         async def look(connection: AsyncConnection) -> tuple[list[str], Sequence[AnyRow]]:
             strays: set[str] = set()
-            for table in (pages, chunks, mentions):
+            for table in (pages, chunks, vectors, mentions):
                 has_document = select(literal(1)).where(documents.c.sha256 == table.c.sha256).exists()
                 found = select(table.c.sha256).distinct().where(~has_document).limit(ROWS)
                 strays.update((await connection.execute(found)).scalars())
             loose: set[AnyRow] = set()
-            for table in (chunks, mentions):
+            for table in (chunks, vectors, mentions):
                 place = (table.c.sha256, table.c.pipeline, table.c.page)
                 same = (pages.c.sha256 == place[0], pages.c.pipeline == place[1], pages.c.number == place[2])
                 found = select(*place).distinct().where(~select(literal(1)).where(*same).exists()).limit(ROWS)
@@ -196,7 +196,7 @@ class Doctor:
             finding = Finding("readings", sha256, "What was read from a file is there, but no document.", "Remove it.")
             cases.append(_Case(finding, partial(_remove_reading, sha256=sha256)))
         for sha256, pipeline, page in loose:
-            what = f"Page {page} has chunks or mentions, and is not there itself."
+            what = f"Page {page} has chunks, vectors or mentions, and is not there itself."
             removal = partial(_remove_page, sha256=sha256, pipeline=pipeline, page=page)
             cases.append(_Case(Finding("readings", sha256, what, "Remove them."), removal))
         return cases, len(cases), None

@@ -1,4 +1,4 @@
-"""Readings: the pages, chunks and mentions of a file, under its hash and the version of the pipeline that read it.
+"""Readings: the pages, chunks, vectors and mentions of a file, under its hash and the version of the pipeline.
 
 Words take most of the space (24 bytes each, on the page and again on its chunks), so they are stored compressed.
 Packing happens before a transaction is opened and unpacking after it has ended, both in a thread: neither the event
@@ -8,19 +8,31 @@ loop nor the one writer waits for zlib.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from operator import itemgetter
 from typing import Any, TypeVar
 
+import numpy as np
 from sqlalchemy import ColumnElement, and_, bindparam, delete, func, insert, literal, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from actors.errors import UnknownPage
-from actors.messages import Chunk, EntityName, OcrRecord, Page, PageReading, PublishedDocument, Words
+from actors.messages import (
+    VECTOR,
+    Chunk,
+    Embeddings,
+    EntityName,
+    OcrRecord,
+    Page,
+    PageReading,
+    PublishedDocument,
+    Words,
+)
 from actors.store.dialect import MAX_PARAMETERS, insert_missing, insert_new
 from actors.store.rows import AnyRow, storable
-from actors.store.tables import chunks, documents, entities, mentions, pages, superseded
+from actors.store.tables import chunks, documents, entities, mentions, pages, superseded, vectors
 
 T = TypeVar("T")
 
@@ -39,12 +51,14 @@ class Packed:
     Attributes:
         pages: rows of `pages`.
         chunks: rows of `chunks`.
+        vectors: rows of `vectors`.
         mentions: rows of `mentions`, with `normal` and `label` in place of `entity_id`.
         names: (normal, label) to the name as first written.
     """
 
     pages: list[dict[str, Any]]
     chunks: list[dict[str, Any]]
+    vectors: list[dict[str, Any]]
     mentions: list[dict[str, Any]]
     names: dict[tuple[str, str], str]
 
@@ -56,7 +70,7 @@ def normalise(name: str) -> str:
 
 def pack(readings: Sequence[PageReading]) -> Packed:
     """Turn readings into rows. Takes CPU time: call it in a thread."""
-    packed = Packed([], [], [], {})
+    packed = Packed([], [], [], [], {})
     for reading in readings:
         page = reading.page
         packed.pages.append(
@@ -86,6 +100,8 @@ def pack(readings: Sequence[PageReading]) -> Packed:
             }
             for chunk in reading.chunks
         )
+        if reading.embeddings is not None and reading.chunks:
+            packed.vectors.append({"page": page.number, **asdict(reading.embeddings)})
         for mention in reading.mentions:
             text = storable(mention.text)
             normal, label = normalise(text), mention.label[:20]
@@ -106,7 +122,7 @@ def pack(readings: Sequence[PageReading]) -> Packed:
 
 
 async def add(connection: AsyncConnection, sha256: str, pipeline: int, packed: Packed) -> None:
-    """Insert what is new. A page that is there, from another worker or document, keeps its chunks and mentions."""
+    """Insert what is new. A page that is there, from another worker or document, keeps its chunks and all the rest."""
     if not packed.pages:
         return
     reading = {"sha256": sha256, "pipeline": pipeline}
@@ -116,6 +132,9 @@ async def add(connection: AsyncConnection, sha256: str, pipeline: int, packed: P
     rows = [reading | row for row in packed.chunks if row["page"] in new]
     if rows:
         await connection.execute(insert(chunks), rows)
+    rows = [reading | row for row in packed.vectors if row["page"] in new]
+    if rows:
+        await connection.execute(insert(vectors), rows)
     found = [row for row in packed.mentions if row["page"] in new]
     if not found:
         return
@@ -191,31 +210,40 @@ def unpack_page(row: AnyRow) -> Page:
     return Page(row.number, row.width, row.height, row.text, words, ocr=ocr, error=row.error, label=row.label)
 
 
-async def published(
-    connection: AsyncConnection, after: str | None, limit: int
-) -> tuple[Sequence[AnyRow], Sequence[AnyRow]]:
-    """Rows of up to `limit` published documents past the id `after`, and of their chunks, for `unpack_documents`."""
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Published documents as rows, for `unpack_documents`.
+
+    Attributes:
+        heads: of the documents, by id.
+        parts: of their chunks, in order.
+        vectors: of their pages; none where no encoder was named.
+    """
+
+    heads: Sequence[AnyRow] = ()
+    parts: Sequence[AnyRow] = ()
+    vectors: Sequence[AnyRow] = ()
+
+
+async def published(connection: AsyncConnection, after: str | None, limit: int, encoder: str) -> Rows:
+    """Up to `limit` published documents past the id `after`, with the vectors of an encoder; empty for no encoder."""
     chosen = select(documents.c.id).where(documents.c.pipeline.is_not(None)).order_by(documents.c.id).limit(limit)
     if after is not None:
         chosen = chosen.where(documents.c.id > after)
     ids = (await connection.execute(chosen)).scalars().all()
     if not ids:
-        return [], []
-    return await _with_chunks(connection, documents.c.id.between(ids[0], ids[-1]))
+        return Rows()
+    return await _with_chunks(connection, documents.c.id.between(ids[0], ids[-1]), encoder)
 
 
-async def published_document(
-    connection: AsyncConnection, document_id: str
-) -> tuple[Sequence[AnyRow], Sequence[AnyRow]]:
+async def published_document(connection: AsyncConnection, document_id: str, encoder: str) -> Rows:
     """The same for one document; empty if it is not published."""
-    return await _with_chunks(connection, documents.c.id == document_id)
+    return await _with_chunks(connection, documents.c.id == document_id, encoder)
 
 
-async def _with_chunks(
-    connection: AsyncConnection, which: ColumnElement[bool]
-) -> tuple[Sequence[AnyRow], Sequence[AnyRow]]:
+async def _with_chunks(connection: AsyncConnection, which: ColumnElement[bool], encoder: str) -> Rows:
     heads = await connection.execute(
-        select(documents.c.id, documents.c.title, documents.c.collection)
+        select(documents.c.id, documents.c.title, documents.c.collection, documents.c.metadata)
         .where(which, documents.c.pipeline.is_not(None))
         .order_by(documents.c.id)
     )
@@ -235,16 +263,54 @@ async def _with_chunks(
         .where(which)
         .order_by(documents.c.id, chunks.c.page, chunks.c.ordinal)
     )
-    return heads.all(), parts.all()
+    if not encoder:
+        return Rows(heads.all(), parts.all())
+    made = await connection.execute(
+        select(documents.c.id, vectors.c.page, vectors.c.dimension, vectors.c.data)
+        .join(documents, and_(documents.c.sha256 == vectors.c.sha256, documents.c.pipeline == vectors.c.pipeline))
+        .where(which, vectors.c.encoder == encoder)
+    )
+    return Rows(heads.all(), parts.all(), made.all())
 
 
-def unpack_documents(heads: Sequence[AnyRow], parts: Sequence[AnyRow]) -> list[PublishedDocument]:
+def unpack_documents(rows: Rows, encoder: str) -> list[PublishedDocument]:
     """Published documents from the rows of `published`. Takes CPU time: call it in a thread."""
-    found: dict[str, list[Chunk]] = {head.id: [] for head in heads}
-    for document_id, number, ordinal, start, end, text, words, heading, kind in parts:
+    found: dict[str, list[Chunk]] = {head.id: [] for head in rows.heads}
+    for document_id, number, ordinal, start, end, text, words, heading, kind in rows.parts:
         boxes = Words(zlib.decompress(words))
         found[document_id].append(Chunk(number, ordinal, start, end, text, boxes, heading, kind))
-    return [PublishedDocument(head.id, head.title, head.collection, tuple(found[head.id])) for head in heads]
+    made: dict[str, dict[int, tuple[int, bytes]]] = {}
+    for document_id, number, dimension, data in rows.vectors:
+        made.setdefault(document_id, {})[number] = (dimension, data)
+    return [
+        PublishedDocument(
+            head.id,
+            head.title,
+            head.collection,
+            tuple(found[head.id]),
+            head.metadata,
+            _embeddings(encoder, found[head.id], made.get(head.id, {})),
+        )
+        for head in rows.heads
+    ]
+
+
+def _embeddings(encoder: str, of: Sequence[Chunk], made: Mapping[int, tuple[int, bytes]]) -> Embeddings | None:
+    """The vectors of a document's chunks, joined from those of its pages; None if it has none at all."""
+    counts = Counter(chunk.page for chunk in of)
+    # What does not fit its page is as good as missing.
+    fitting = {
+        page: np.frombuffer(data, VECTOR).reshape(-1, dimension)
+        for page, (dimension, data) in made.items()
+        if len(data) == counts[page] * dimension * VECTOR.itemsize
+    }
+    if not fitting:
+        return None
+    dimension = next(iter(fitting.values())).shape[1]
+    pages_in_order = [
+        fitting[page] if page in fitting else np.zeros((count, dimension), VECTOR) for page, count in counts.items()
+    ]
+    return Embeddings.of(encoder, np.concatenate(pages_in_order))
 
 
 async def sizes(connection: AsyncConnection, after: str, limit: int) -> list[tuple[str, int]]:
@@ -303,7 +369,7 @@ async def entities_of(connection: AsyncConnection, document_id: str) -> list[int
 async def remove(connection: AsyncConnection, sha256: str) -> RemovedRows:
     """Remove every reading of a file, and the entities that nothing mentions any more."""
     await connection.execute(delete(superseded).where(superseded.c.sha256 == sha256))
-    return await _remove(connection, mentions.c.sha256 == sha256, chunks.c.sha256 == sha256, pages.c.sha256 == sha256)
+    return await _remove(connection, *(table.c.sha256 == sha256 for table in (mentions, vectors, chunks, pages)))
 
 
 async def remove_pages(connection: AsyncConnection, sha256: str, pipeline: int, numbers: Sequence[int]) -> RemovedRows:
@@ -311,6 +377,7 @@ async def remove_pages(connection: AsyncConnection, sha256: str, pipeline: int, 
     return await _remove(
         connection,
         and_(_reading(mentions, sha256, pipeline), mentions.c.page.in_(numbers)),
+        and_(_reading(vectors, sha256, pipeline), vectors.c.page.in_(numbers)),
         and_(_reading(chunks, sha256, pipeline), chunks.c.page.in_(numbers)),
         and_(_reading(pages, sha256, pipeline), pages.c.number.in_(numbers)),
     )
@@ -319,6 +386,7 @@ async def remove_pages(connection: AsyncConnection, sha256: str, pipeline: int, 
 async def _remove(
     connection: AsyncConnection,
     of_mentions: ColumnElement[bool],
+    of_vectors: ColumnElement[bool],
     of_chunks: ColumnElement[bool],
     of_pages: ColumnElement[bool],
 ) -> RemovedRows:
@@ -326,6 +394,7 @@ async def _remove(
         select(mentions.c.entity_id).distinct().where(of_mentions).order_by(mentions.c.entity_id)
     )
     candidates = touched.scalars().all()
+    await connection.execute(delete(vectors).where(of_vectors))
     return RemovedRows(
         mentions=(await connection.execute(delete(mentions).where(of_mentions))).rowcount,
         chunks=(await connection.execute(delete(chunks).where(of_chunks))).rowcount,

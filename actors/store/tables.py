@@ -157,6 +157,19 @@ chunks = Table(
     UniqueConstraint("sha256", "pipeline", "page", "ordinal"),
 )
 
+# The vectors of a page's chunks, in their order, by the encoder that made them: while another one takes its place,
+# there are those of both.
+vectors = Table(
+    "vectors",
+    metadata,
+    Column("sha256", String(64), primary_key=True),
+    Column("pipeline", Integer, primary_key=True),
+    Column("page", Integer, primary_key=True),
+    Column("encoder", String(100), primary_key=True),
+    Column("dimension", Integer, nullable=False),
+    Column("data", LongBinary, nullable=False),  # dtype `VECTOR`
+)
+
 entities = Table(
     "entities",
     metadata,

@@ -27,6 +27,7 @@ async def ask(body: AskBody, request: Request, services: Use) -> Response:
         collections=tuple(body.collections or ()),
         sources=None if body.sources is None else tuple(body.sources),
         limit=body.limit,
+        filters=body.filters,
     )
     return Response(await services.ask(question), media_type=JSON)
 
@@ -39,6 +40,8 @@ async def search(body: SearchBody, services: Use) -> Response:
         collections=tuple(body.collections or ()),
         limit=body.limit,
         mode=body.mode,
+        filters=body.filters,
+        encoder=body.encoder,
     )
     return Response(await services.search(query, _deadline(body.timeout_ms, services)), media_type=JSON)
 

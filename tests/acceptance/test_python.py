@@ -26,7 +26,7 @@ async def notebook():
     return blocking.text == awaited.text
 
 same = asyncio.run(notebook())
-[[raw]] = ray.get(g.retrieval.search_many.remote([Query("otter", ("python",))], deadline=Deadline.after(20)))
+[found] = ray.get(g.retrieval.search_many.remote([Query("otter", ("python",))], deadline=Deadline.after(20)))
 try:
     g.search("otter", collections=["no-such"])
     error = None
@@ -34,7 +34,8 @@ except UnknownCollection as caught:
     error = caught.code
 frame = answer.passages.to_pandas()
 print(json.dumps({
-    "text": answer.text, "page": answer.sentences[0].citation.page, "same": same, "raw": raw.text, "error": error,
+    "text": answer.text, "page": answer.sentences[0].citation.page, "same": same, "error": error,
+    "raw": found.passages[0].text,
     "columns": sorted(frame.columns), "rows": len(frame), "found": [passage.page for passage in g.search("otter")],
 }))
 g.close()

@@ -57,7 +57,7 @@ def document(tmp_path_factory: pytest.TempPathFactory) -> str:
 def role(**overrides: Any) -> Pdf:
     values = {"range_pages": 4, "page_timeout_s": PAGE_TIMEOUT_S, "worker_memory_mb": 400, **overrides}
     settings = load({f"pdf.{name}": value for name, value in values.items()})
-    return Pdf(settings.pdf, settings.entities, settings.logs)
+    return Pdf(settings.pdf, settings.entities, settings.encoder, settings.logs)
 
 
 async def read(pdf: Pdf, path: str) -> dict[int, Page]:

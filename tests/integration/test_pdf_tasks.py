@@ -48,7 +48,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def role(**overrides: Any) -> Pdf:
     settings: Settings = load({"pdf.range_pages": 3, **{f"pdf.{name}": value for name, value in overrides.items()}})
-    return Pdf(settings.pdf, settings.entities, settings.logs)
+    return Pdf(settings.pdf, settings.entities, settings.encoder, settings.logs)
 
 
 async def collect(stream: AsyncIterator[PageRange]) -> dict[int, PageReading]:

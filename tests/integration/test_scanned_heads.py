@@ -37,7 +37,7 @@ def book(tmp_path_factory: pytest.TempPathFactory) -> str:
 async def read(path: str, pages: list[int]) -> dict[int, PageReading]:
     settings = load()
     found: dict[int, PageReading] = {}
-    stream = Pdf(settings.pdf, settings.entities, settings.logs).read(
+    stream = Pdf(settings.pdf, settings.entities, settings.encoder, settings.logs).read(
         path, pages, enrich=True, deadline=Deadline.after(150)
     )
     async for part in stream:

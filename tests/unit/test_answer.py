@@ -15,6 +15,7 @@ from actors.messages import (
     Answer,
     Branch,
     ChunkKind,
+    Found,
     Link,
     LinkedEntity,
     PageCitation,
@@ -24,7 +25,7 @@ from actors.messages import (
     Words,
 )
 from actors.search.answer import NOTHING_FOUND, choose, text_of
-from actors.search.encoding import encode_answer, encode_passages
+from actors.search.encoding import encode_answer, encode_found
 
 TITAN = (
     "Titan\n\nTitan is the largest moon of Saturn. It was discovered in 1655 by the astronomer\nChristiaan Huygens. "
@@ -274,7 +275,7 @@ def test_an_answer_has_the_documented_form() -> None:
     decoded = orjson.loads(encode_answer(answer(one, rows=(moon("Titan"),))))
     assert list(decoded) == [
         *("request_id", "question", "answer", "passages", "rows", "entities", "branches"),
-        *("partial", "degraded", "elapsed_ms"),
+        *("partial", "degraded", "elapsed_ms", "encoder"),
     ]
     assert list(decoded["answer"]) == ["text", "mode", "sentences"]
     row, quotation = decoded["answer"]["sentences"]
@@ -313,7 +314,13 @@ def test_values_of_rows_have_a_json_form(value: Any, shown: Any) -> None:
 
 def test_passages_are_encoded_alone() -> None:
     one = passage(SATURN)
-    decoded = orjson.loads(encode_passages([one]))
+    decoded = orjson.loads(encode_found(Found((one,), "fast")))
     assert decoded["passages"][0]["text"] == SATURN
     assert "words" not in decoded["passages"][0]
-    assert orjson.loads(encode_passages([])) == {"passages": []}
+    assert decoded["encoder"] == "fast"
+    degraded = Found(degraded="Passages were found by their words alone.")
+    assert orjson.loads(encode_found(degraded)) == {
+        "passages": [],
+        "encoder": None,
+        "degraded": ["Passages were found by their words alone."],
+    }

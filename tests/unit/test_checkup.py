@@ -14,7 +14,7 @@ from stores import DEFAULTS, open_database, publish, soon, upload
 from actors.database import Database
 from actors.entities import Entities
 from actors.errors import Conflict, NotFound, Unavailable, UnknownCollection, UnknownDocument
-from actors.messages import Accepted, Document, Finding, Query
+from actors.messages import Accepted, Document, Finding, Found, Query
 from actors.retrieval import Retriever
 from serve import checkup, deletion
 from serve.services import Roles
@@ -26,7 +26,7 @@ class Bench:
     def __init__(self, folder: Path, database: Database) -> None:
         self.folder = folder
         self.database = database
-        self.retrieval = Retriever(DEFAULTS.retrieval, database)
+        self.retrieval = Retriever(DEFAULTS.retrieval, DEFAULTS.encoder.model_copy(update={"kind": "none"}), database)
         self.entities = Entities(DEFAULTS.entities, database)
 
     @property
@@ -46,9 +46,9 @@ class Bench:
         return accepted
 
     async def found(self, text: str) -> list[str]:
-        (passages,) = await self.retrieval.search_many([Query(text)], deadline=soon())
-        assert isinstance(passages, list)
-        return [passage.document_id for passage in passages]
+        (found,) = await self.retrieval.search_many([Query(text)], deadline=soon())
+        assert isinstance(found, Found)
+        return [passage.document_id for passage in found.passages]
 
     async def linked(self, text: str) -> list[str]:
         (links,) = await self.entities.link_many([text], deadline=soon())
@@ -151,7 +151,7 @@ async def test_indexes_that_follow_are_well(bench: Bench, monkeypatch: pytest.Mo
 async def test_an_index_that_lost_or_kept_what_it_should_not_reads_it_again(bench: Bench) -> None:
     lost = await bench.add("Titan is far.", "Titan")
     await bench.add("Europa is icy.", "Europa")
-    shelf = bench.retrieval._shelf
+    shelf = bench.retrieval._built.shelf
     stray = (await bench.database.published_document(lost.document_id, deadline=soon())) or pytest.fail("published")
     shelf.remove(lost.document_id)
     shelf.put(type(stray)("f" * 32, "Stray", "main", stray.chunks))

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.search.language import LANGUAGES, content_stems, language, stems
+from actors.search.language import content_stems, language, stems
 from actors.search.lexical import LexicalIndex
+from config.settings import LANGUAGES
 
 ENTRIES = {
     1: ("moons", "Titan", "The Huygens probe landed on the moon in 2005."),

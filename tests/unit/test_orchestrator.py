@@ -23,6 +23,7 @@ from actors.errors import (
 )
 from actors.messages import (
     Answer,
+    Found,
     Link,
     LinkedEntity,
     Lookup,
@@ -46,6 +47,7 @@ SOON = Deadline.after(7200)  # from import on: longer than any run of the tests
 PAST = Deadline(0.0)
 
 PASSAGE = Passage("d1", "Titan", "default", 1, 0, 34, "Huygens landed on Titan in 2005.", Words(), 0.016, {})
+FOUND = Found((PASSAGE,), "fast")
 ROW = Row("planets", "moons", {"id": 6}, {"id": 6, "name": "Titan", "radius_km": 2574.7}, "SELECT 1")
 
 
@@ -83,7 +85,7 @@ class FakeRetrieval(Branch):
     """Finds `PASSAGE` for every query, except in the collection `none`."""
 
     async def search_many(self, queries: list[Query], *, deadline: Deadline) -> list[Any]:
-        found = [UnknownCollection("none") if "none" in query.collections else [PASSAGE] for query in queries]
+        found = [UnknownCollection("none") if "none" in query.collections else FOUND for query in queries]
         return await self.answer(queries, found)
 
 

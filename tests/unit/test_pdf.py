@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import signal
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pymupdf
 import pytest
+from fakes import FakeEncoder
 from ray.exceptions import OutOfMemoryError, RaySystemError, RayTaskError, WorkerCrashedError
+from structlog.testing import capture_logs
 
 from actors import pdf as module
 from actors.deadline import Deadline
@@ -23,6 +26,7 @@ from actors.reading.furniture import Margins, Row
 from actors.reading.ranges import Range
 from actors.reading.survey import Survey
 from actors.reading.triage import Why
+from actors.search import encoder as encoders
 from config.settings import Settings, load
 
 Act = Callable[[Range], Any]
@@ -93,7 +97,7 @@ def cancelled(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 @pytest.fixture
 def role(settings: Settings, monkeypatch: pytest.MonkeyPatch, cancelled: list[Any]) -> Pdf:
     monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 2.0})
-    return Pdf(settings.pdf, settings.entities, settings.logs)
+    return Pdf(settings.pdf, settings.entities, settings.encoder, settings.logs)
 
 
 def reads(part: Range) -> Report:
@@ -386,6 +390,40 @@ def test_enriching_adds_chunks_and_mentions(mixed: str, settings: Settings, monk
     assert last.mentions == ()
 
 
+@pytest.fixture
+def enriching(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Setup:
+    monkeypatch.setattr(mentions, "find_mentions", lambda texts, model: [() for _ in texts])
+    return replace(setup(settings, model="rules"), encoder=settings.encoder)
+
+
+def test_enriching_embeds_all_chunks_of_a_range_at_once(
+    mixed: str, enriching: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = FakeEncoder()
+    monkeypatch.setattr(encoders, "local", lambda settings, *, threads: encoder)
+    _, readings = read_range(mixed, Range((1, 3)), enriching)
+    for reading in readings:
+        assert reading.embeddings is not None
+        assert reading.embeddings.encoder == "fake@1"
+        assert reading.embeddings.array == pytest.approx(encoder.vectors([chunk.text for chunk in reading.chunks]))
+    first, _ = readings
+    assert len(first.chunks) == 1
+
+
+def test_what_cannot_be_embedded_is_read_all_the_same(
+    mixed: str, enriching: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(settings: Any, *, threads: int) -> Any:
+        raise Unavailable("The file of the encoder is not the expected one.")
+
+    monkeypatch.setattr(encoders, "local", refuse)
+    with capture_logs() as lines:
+        _, (first, _) = read_range(mixed, Range((1, 3)), enriching)
+    assert len(first.chunks) == 1
+    assert first.embeddings is None
+    assert [line["event"] for line in lines] == ["chunks_not_embedded"]
+
+
 def test_the_watchdog_guards_each_page(mixed: str, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     armed: list[float] = []
     monkeypatch.setattr(signal, "setitimer", lambda which, seconds: armed.append(seconds))
@@ -437,7 +475,7 @@ async def test_ingestion_is_bounded_over_all_documents(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, cancelled: list[Any]
 ) -> None:
     monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 4.0})
-    role = Pdf(settings.pdf, settings.entities, settings.logs, ingest_cpus=2)
+    role = Pdf(settings.pdf, settings.entities, settings.encoder, settings.logs, ingest_cpus=2)
     most = 0
 
     async def survey(path: str, deadline: Deadline) -> None:

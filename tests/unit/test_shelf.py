@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from actors.errors import InvalidInput
-from actors.messages import Chunk, Mode, Passage, PublishedDocument, Query, Words
+from actors.messages import Chunk, Embeddings, Mode, Passage, PublishedDocument, Query, Words
 from actors.search.dense import DenseIndex
 from actors.search.encoder import Vectors, unit
 from actors.search.filters import parse
@@ -27,16 +27,19 @@ def about(*subjects: str) -> Vectors:
     return unit(np.array([[subject == name for name in SUBJECTS] for subject in subjects], np.float32))
 
 
-def document(name: str, collection: str, *texts: str) -> PublishedDocument:
+def document(
+    name: str, collection: str, *texts: str, vectors: Vectors | None = None, metadata: dict[str, Any] | None = None
+) -> PublishedDocument:
     chunks = tuple(Chunk(page, 0, 0, len(text), text, Words()) for page, text in enumerate(texts, start=1))
-    return PublishedDocument(name, "", collection, chunks)
+    made = None if vectors is None else Embeddings.of("m", vectors)
+    return PublishedDocument(name, "", collection, chunks, metadata or {}, made)
 
 
 @pytest.fixture
 def shelf() -> Shelf:
     held = Shelf(writer_memory_mb=15, max_query_terms=8, dense=DenseIndex(len(SUBJECTS), "m"))
     for name, (collection, text, subject, metadata) in TEXTS.items():
-        held.put(document(name, collection, text), about(subject), metadata=metadata)
+        held.put(document(name, collection, text, vectors=about(subject), metadata=metadata))
     held.commit()
     return held
 
@@ -76,10 +79,9 @@ def test_modes_ask_one_index_alone(shelf: Shelf) -> None:
 
 
 def test_the_weight_of_the_cosine_decides(shelf: Shelf) -> None:
-    wanted = [Wanted(Query("swept wing"))]
     orders = []
     for weight in (0.5, 2.0):
-        (found,) = shelf.search_many(wanted, about("bread"), dense_weight=weight)
+        (found,) = shelf.search_many([Wanted(Query("swept wing"), dense_weight=weight)], about("bread"))
         assert isinstance(found, list)
         orders.append(names(found)[:2])
     assert orders == [["w1", "b1"], ["b1", "w1"]]
@@ -140,7 +142,7 @@ def test_phrases_hold_for_both_indexes(shelf: Shelf) -> None:
 def test_near_repetitions_give_way_to_what_is_new(shelf: Shelf) -> None:
     again = "The probe landed on the moon."
     for name in ("c1", "c2"):
-        shelf.put(document(name, "space", again), about("moon"))
+        shelf.put(document(name, "space", again, vectors=about("moon")))
     shelf.commit()
     found = passages(shelf, "probe landed", "moon", limit=3)
     assert [passage.text for passage in found].count(again) == 1
@@ -148,7 +150,8 @@ def test_near_repetitions_give_way_to_what_is_new(shelf: Shelf) -> None:
 
 
 def test_a_document_that_is_put_again_or_goes_leaves_nothing(shelf: Shelf) -> None:
-    shelf.put(document("m1", "kitchen", "Knead the dough.", "Let it rest."), about("bread", "bread"), metadata={"n": 1})
+    texts = ("Knead the dough.", "Let it rest.")
+    shelf.put(document("m1", "kitchen", *texts, vectors=about("bread", "bread"), metadata={"n": 1}))
     shelf.remove("b1")
     assert near(passages(shelf, "probe", "moon"))[0] == "m1"
     shelf.commit()
@@ -160,8 +163,8 @@ def test_a_document_that_is_put_again_or_goes_leaves_nothing(shelf: Shelf) -> No
 
 
 def test_a_document_without_chunks_is_held_and_never_found(shelf: Shelf) -> None:
-    shelf.put(document("empty", "space"), np.zeros((0, 3), np.float32), metadata={"year": 1})
-    shelf.put(document("next", "space", "A comet."), about("moon"))
+    shelf.put(document("empty", "space", vectors=np.zeros((0, 3), np.float32), metadata={"year": 1}))
+    shelf.put(document("next", "space", "A comet.", vectors=about("moon")))
     shelf.commit()
     assert (shelf.documents, shelf.chunks_of("empty")) == (6, 0)
     shelf.remove("empty")

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from fakes import page_reading, unreadable
 from hypothesis import given
@@ -36,9 +37,11 @@ from actors.errors import (
 from actors.messages import (
     Change,
     DocumentInfo,
+    Embeddings,
     EntityName,
     Lookup,
     OcrRecord,
+    PageReading,
     PublishedDocument,
     Removed,
     Source,
@@ -49,7 +52,7 @@ from actors.store.blobs import Folder
 from actors.store.documents import check_name, ensure_collection, new_id, title_of
 from actors.store.readings import normalise
 from actors.store.rows import iso
-from actors.store.tables import chunks, documents, entities, jobs, mentions, pages
+from actors.store.tables import chunks, documents, entities, jobs, mentions, pages, vectors
 
 
 @pytest.fixture
@@ -228,6 +231,38 @@ async def test_what_was_read_comes_back_as_it_was(database: Database, tmp_path: 
     assert (await database.document(accepted.document_id, deadline=soon())).state == "partial"
 
 
+async def test_vectors_come_back_with_the_chunks_of_their_pages(database: Database, tmp_path: Path) -> None:
+    def embedded(number: int, *values: float) -> PageReading:
+        return replace(page_reading(number), embeddings=Embeddings.of("m@1", np.array([values], np.float32)))
+
+    readings = [embedded(1, 0.6, 0.8), page_reading(2), embedded(3, 1, 0)]
+    accepted, _ = await publish(database, tmp_path, readings, metadata={"year": 2005})
+    [plain] = await database.published(None, 10, deadline=soon())
+    assert plain.embeddings is None
+    assert plain.metadata == {"year": 2005}
+    [document] = await database.published(None, 10, encoder="m@1", deadline=soon())
+    assert document.embeddings is not None
+    assert document.embeddings.encoder == "m@1"
+    assert document.embeddings.array == pytest.approx(np.array([[0.6, 0.8], [0, 0], [1, 0]]), abs=1e-3)
+    assert await database.published_document(accepted.document_id, encoder="m@1", deadline=soon()) == document
+    other = await database.published_document(accepted.document_id, encoder="m@2", deadline=soon())
+    assert other is not None
+    assert other.embeddings is None
+    await database.delete_document(accepted.document_id, deadline=soon())
+    assert (await counts(database))["vectors"] == 0
+
+
+async def test_vectors_that_do_not_fit_their_page_are_as_good_as_missing(database: Database, tmp_path: Path) -> None:
+    two = Embeddings.of("m@1", np.ones((2, 2), np.float32))
+    one = Embeddings.of("m@1", np.array([[1, 0]], np.float32))
+    await publish(
+        database, tmp_path, [replace(page_reading(1), embeddings=two), replace(page_reading(2), embeddings=one)]
+    )
+    [document] = await database.published(None, 10, encoder="m@1", deadline=soon())
+    assert document.embeddings is not None
+    assert document.embeddings.array.tolist() == [[0, 0], [1, 0]]
+
+
 async def test_a_document_is_invisible_until_it_is_published(database: Database, tmp_path: Path) -> None:
     accepted = await database.accept(await upload(tmp_path, pages=1), deadline=soon())
     lease = await database.claim("w", 30.0, deadline=soon())
@@ -318,7 +353,7 @@ async def counts(database: Database) -> dict[str, int]:
     """Rows of the tables that documents leave something in."""
 
     async def work(connection: AsyncConnection) -> dict[str, int]:
-        tables = (documents, jobs, pages, chunks, mentions, entities)
+        tables = (documents, jobs, pages, chunks, vectors, mentions, entities)
         return {
             table.name: (await connection.execute(select(func.count()).select_from(table))).scalar_one()
             for table in tables
@@ -623,7 +658,7 @@ async def test_health_tells_how_the_store_is(database: Database, tmp_path: Path)
     health = await database.health(deadline=soon())
     assert (health.role, health.ready) == ("database", True)
     assert health.detail["dialect"] == "sqlite"
-    assert health.detail["revision"] == "0004"
+    assert health.detail["revision"] == "0005"
     assert health.detail["jobs"] == {"queued": 1}
     assert health.detail["round_trip_ms"] > 0
 

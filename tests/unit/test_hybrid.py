@@ -1,0 +1,237 @@
+"""The retrieval role with an encoder: which queries are encoded how, and what happens where one cannot be."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from fakes import FakeEncoder, FakePublishing, published
+from structlog.testing import capture_logs
+
+from actors.deadline import Deadline
+from actors.errors import DeadlineExceeded, GatherumError, InvalidInput, Unavailable
+from actors.messages import Found, PublishedDocument, Query
+from actors.retrieval import Retriever
+from actors.search import encoder as encoders
+from actors.search import queries as module
+from actors.search import shelf  # noqa: F401 - loaded here, where reading files blocks nobody
+from config.settings import load
+
+DEFAULTS = load(environ={})
+
+
+def soon() -> Deadline:
+    return Deadline.after(60)
+
+
+@pytest.fixture
+def encoder(monkeypatch: pytest.MonkeyPatch) -> FakeEncoder:
+    fake = FakeEncoder()
+    monkeypatch.setattr(encoders, "local", lambda settings, *, threads: fake)
+    return fake
+
+
+@asynccontextmanager
+async def running(*documents: PublishedDocument, fast: Any = None, **settings: Any) -> AsyncIterator[Retriever]:
+    update = {"writer_memory_mb": 15, **settings}
+    retriever = Retriever(
+        DEFAULTS.retrieval.model_copy(update=update),
+        DEFAULTS.encoder,
+        FakePublishing(*documents),  # type: ignore[arg-type]
+    )
+    await retriever.start()
+    await retriever.caught_up(len(documents), deadline=soon())
+    if fast is not None:
+        queries = retriever._built.queries
+        assert queries is not None
+        queries.use(fast)
+    try:
+        yield retriever
+    finally:
+        await retriever.stop()
+
+
+def library(encoder: FakeEncoder) -> list[PublishedDocument]:
+    return [
+        published("d1", "Titan is covered with haze.", encoder=encoder, metadata={"year": 2005}),
+        published("d2", "Knead the dough and heat the oven.", encoder=encoder, metadata={"year": 1999}),
+        published("d3", "An aircraft in a stream of air.", encoder=encoder),
+    ]
+
+
+async def search(retriever: Retriever, *queries: Query) -> list[Found | GatherumError]:
+    return await retriever.search_many(list(queries), deadline=soon())
+
+
+async def only(retriever: Retriever, query: Query) -> Found:
+    (found,) = await search(retriever, query)
+    assert isinstance(found, Found), found
+    return found
+
+
+def best(found: Found | GatherumError) -> str:
+    assert isinstance(found, Found), found
+    return found.passages[0].document_id
+
+
+async def test_what_shares_no_word_with_the_query_is_found_by_its_meaning(encoder: FakeEncoder) -> None:
+    async with running(*library(encoder)) as retriever:
+        found = await only(retriever, Query("satellite"))
+        assert best(found) == "d1"
+        assert found.encoder == "exact"
+        assert found.degraded == ""
+        assert found.passages[0].scores.keys() == {"dense"}
+        by_words = await only(retriever, Query("satellite", mode="lexical"))
+        assert by_words == Found()
+    assert encoder.encoded == [["satellite"]]
+
+
+async def test_health_says_what_queries_are_encoded_with(encoder: FakeEncoder) -> None:
+    async with running(*library(encoder), fast=encoder.fast()) as retriever:
+        detail = (await retriever.health(deadline=soon())).detail
+    assert detail["encoder"] == "fake@1"
+    assert detail["vectors"] == 3
+    assert detail["fast_encoder"] == encoder.fast().version
+    assert detail["encoding"] == 0
+
+
+async def test_auto_is_exact_for_few_and_fast_for_many(encoder: FakeEncoder) -> None:
+    async with running(*library(encoder), fast=encoder.fast(), exact_queue=2) as retriever:
+        few = await search(retriever, Query("moon"), Query("bread"), Query("haze", mode="lexical"))
+        many = await search(retriever, Query("moon"), Query("bread"), Query("wing"))
+    assert [found.encoder for found in few if isinstance(found, Found)] == ["exact", "exact", None]
+    assert [found.encoder for found in many if isinstance(found, Found)] == ["fast", "fast", "fast"]
+    assert [best(found) for found in many] == ["d1", "d2", "d3"]
+    assert encoder.encoded == [["moon", "bread"]]
+
+
+async def test_auto_is_fast_while_the_encoder_is_busy(encoder: FakeEncoder) -> None:
+    async with running(*library(encoder), fast=encoder.fast(), exact_queue=1) as retriever:
+        encoder.gate = asyncio.Event()
+        first = asyncio.create_task(only(retriever, Query("moon")))
+        await asyncio.sleep(0)
+        assert (await only(retriever, Query("wing"))).encoder == "fast"
+        encoder.gate.set()
+        assert (await first).encoder == "exact"
+        assert (await only(retriever, Query("wing"))).encoder == "exact"
+
+
+async def test_a_query_may_choose_its_encoder(encoder: FakeEncoder) -> None:
+    async with running(*library(encoder), fast=encoder.fast(), encoder="fast") as retriever:
+        found = await search(retriever, Query("moon"), Query("moon", encoder="exact"), Query("moon", encoder="auto"))
+    assert [one.encoder for one in found if isinstance(one, Found)] == ["fast", "exact", "exact"]
+
+
+async def test_without_a_fast_encoder_all_are_exact(encoder: FakeEncoder) -> None:
+    async with running(*library(encoder), encoder="fast", exact_queue=1) as retriever:
+        found = await search(retriever, *(Query("moon") for _ in range(3)))
+    assert [one.encoder for one in found if isinstance(one, Found)] == ["exact"] * 3
+
+
+async def test_an_encoder_that_fails_leaves_the_words_and_says_so(encoder: FakeEncoder) -> None:
+    encoder.down = Unavailable("The endpoint is away.")
+    async with running(*library(encoder)) as retriever:
+        hybrid, dense = await search(retriever, Query("haze"), Query("haze", mode="dense"))
+        assert isinstance(hybrid, Found)
+        assert best(hybrid) == "d1"
+        assert hybrid.encoder is None
+        assert hybrid.degraded == "Passages were found by their words alone: The endpoint is away."
+        assert isinstance(dense, Unavailable)
+
+
+async def test_an_encoder_that_fails_gives_way_to_the_fast_one(encoder: FakeEncoder) -> None:
+    encoder.down = Unavailable("The endpoint is away.")
+    async with running(*library(encoder), fast=encoder.fast()) as retriever:
+        found = await only(retriever, Query("moon"))
+    assert (found.encoder, found.degraded, best(found)) == ("fast", "", "d1")
+
+
+async def test_an_encoder_that_takes_too_long_costs_the_query_its_time(encoder: FakeEncoder) -> None:
+    async with running(*library(encoder)) as retriever:
+        encoder.down = DeadlineExceeded("Encoding did not finish in time.")
+        with pytest.raises(DeadlineExceeded):
+            await retriever.search_many([Query("moon")], deadline=Deadline.after(-1))
+
+
+async def test_queries_that_wait_for_the_encoder_are_bounded(
+    encoder: FakeEncoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_WAITING", 1)
+    async with running(*library(encoder)) as retriever:
+        encoder.gate = asyncio.Event()
+        first = asyncio.create_task(only(retriever, Query("moon")))
+        await asyncio.sleep(0)
+        second = await only(retriever, Query("haze"))
+        assert second.encoder is None
+        assert "wait for the encoder" in second.degraded
+        encoder.gate.set()
+        assert (await first).encoder == "exact"
+
+
+async def test_an_encoder_that_cannot_be_loaded_leaves_the_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(settings: Any, *, threads: int) -> Any:
+        raise Unavailable("The file of the encoder is not the expected one.")
+
+    monkeypatch.setattr(encoders, "local", refuse)
+    with capture_logs() as lines:
+        async with running(published("d1", "Titan is covered with haze.", encoder=FakeEncoder())) as retriever:
+            hybrid, lexical, dense = await search(
+                retriever, Query("haze"), Query("haze", mode="lexical"), Query("haze", mode="dense")
+            )
+            health = await retriever.health(deadline=soon())
+    assert isinstance(hybrid, Found)
+    assert best(hybrid) == "d1"
+    assert "not the expected one" in hybrid.degraded
+    assert isinstance(lexical, Found)
+    assert lexical.degraded == ""
+    assert isinstance(dense, Unavailable)
+    assert health.ready
+    assert "not the expected one" in health.detail["trouble"]
+    assert [line["event"] for line in lines if line["log_level"] == "warning"] == ["no_encoder"]
+
+
+@pytest.mark.parametrize("mode", ["hybrid", "lexical", "dense"])
+async def test_filters_hold_in_every_mode(encoder: FakeEncoder, mode: Any) -> None:
+    async with running(*library(encoder)) as retriever:
+        old, none, wrong = await search(
+            retriever,
+            Query("moon dough", mode=mode, filters={"year": {"$lt": 2000}}),
+            Query("moon dough", mode=mode, filters={"year": 1066}),
+            Query("moon dough", mode=mode, filters={"yeer": 1999}),
+        )
+    assert isinstance(old, Found)
+    assert {passage.document_id for passage in old.passages} == {"d2"}
+    assert isinstance(none, Found)
+    assert none.passages == ()
+    assert isinstance(wrong, InvalidInput)
+
+
+async def test_a_filter_without_sense_costs_only_its_own_query(encoder: FakeEncoder) -> None:
+    async with running(*library(encoder)) as retriever:
+        wrong, right = await search(retriever, Query("moon", filters={"$not": 1}), Query("wing"))
+    assert isinstance(wrong, InvalidInput)
+    assert best(right) == "d3"
+
+
+async def test_vectors_of_another_encoder_are_not_mixed_in(encoder: FakeEncoder) -> None:
+    other = FakeEncoder()
+    other.identity = "fake@2"
+    async with running(published("d1", "Titan is covered with haze.", encoder=other)) as retriever:
+        assert (await only(retriever, Query("satellite"))).passages == ()
+        assert best(await only(retriever, Query("haze"))) == "d1"
+
+
+async def test_the_language_of_a_collection_decides_its_stems() -> None:
+    words = DEFAULTS.encoder.model_copy(update={"kind": "none"})
+    settings = DEFAULTS.retrieval.model_copy(update={"writer_memory_mb": 15, "languages": ("de=german",)})
+    database = FakePublishing(
+        published("d1", "Die Häuser am Fluss.", collection="de"), published("d2", "The houses stand.", collection="en")
+    )
+    retriever = Retriever(settings, words, database)  # type: ignore[arg-type]
+    await retriever.start()
+    found = await search(retriever, Query("Haus", ("de",)), Query("house", ("en",)))
+    assert [best(one) for one in found] == ["d1", "d2"]
+    await retriever.stop()
