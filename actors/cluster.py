@@ -108,7 +108,12 @@ def create_roles(settings: Settings) -> list[tuple[str, ActorHandle[Any]]]:
     places = {"url": settings.database_url, "blobs": files}
     wanted: list[tuple[type[Any], int, tuple[Any, ...], dict[str, Any]]] = [
         (Database, 1, database, {**places, "max_attempts": settings.ingest.max_attempts}),
-        (Retriever, settings.retrieval.replicas, (settings.retrieval, settings.encoder, roles.database), {}),
+        (
+            Retriever,
+            settings.retrieval.replicas,
+            (settings.retrieval, settings.encoder, roles.database),
+            {"folder": settings.data_dir / "indexes"},
+        ),
         (Entities, settings.entities.replicas, (settings.entities, roles.database), {}),
         (
             Pdf,

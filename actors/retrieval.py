@@ -1,7 +1,8 @@
 """Retriever: searches indexes of its own that follow the store, by words and by meaning.
 
 Truth lives in the database. A replica fills its indexes from the published documents when it starts, then follows the
-change log for ever, through outages of the database as well; it can be killed at any time and be built again from rows.
+change log for ever, through outages of the database as well; it can be killed at any time and be built again from rows,
+or from a snapshot on its disk, which is quicker.
 Calls that come while it is being filled wait for it. Without its encoder it goes on by words alone, and says so.
 """
 
@@ -11,10 +12,12 @@ import asyncio
 import os
 import random
 import socket
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from actors.deadline import Deadline
 from actors.errors import DeadlineExceeded, GatherumError, InvalidInput, Overloaded, Unavailable, UnknownCollection
@@ -27,9 +30,11 @@ if TYPE_CHECKING:
     from actors.database import Database
 
     # And every process that knows the role would load the libraries of the indexes, another 100 MB.
+    from actors.search.encoder import Encoder
     from actors.search.filters import Filter
     from actors.search.queries import Encoded, QueryEncoder
     from actors.search.shelf import Shelf
+    from actors.search.snapshots import Snapshot, Snapshots
 
 FILL_DOCUMENTS = 32
 """Documents asked for at once while filling; with their words they can be large."""
@@ -48,6 +53,9 @@ FIRST_PAUSE_S = 0.1
 CHECK_S = 0.5
 """Budget for asking the store about a collection that is unknown here, s: the rest of the batch waits for it."""
 
+SNAPSHOT_SHARE = 20
+"""Times as long as writing a snapshot takes nothing is written after it: so that is at most a twentieth of the time."""
+
 WAITING_BATCHES = 256
 """Batches of queries that may wait for the searching thread; more are refused."""
 
@@ -60,11 +68,13 @@ class _Index:
         shelf: the chunks.
         queries: encodes queries; None where all go by words alone.
         trouble: why they do though they should not; empty for nothing.
+        snapshot: what the shelf was loaded from; None for an empty one.
     """
 
     shelf: Shelf
     queries: QueryEncoder | None
     trouble: str = ""
+    snapshot: Snapshot | None = None
 
 
 class Retriever:
@@ -74,7 +84,9 @@ class Retriever:
         settings: see `config/settings.py`.
         encoder: what the vectors of chunks are made by.
         database: the store.
+        folder: for snapshots, of all replicas on this machine; None for none.
         sleep: waits for so many seconds.
+        clock: seconds from some moment on.
     """
 
     ROLE: ClassVar[str] = "retrieval"
@@ -86,12 +98,16 @@ class Retriever:
         encoder: EncoderSettings,
         database: Database,
         *,
+        folder: Path | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
         self._encoder = encoder
         self._database = database
+        self._folder = folder
         self._sleep = sleep
+        self._clock = clock
         self._languages = _languages(settings)
         self._index: _Index | None = None
         self._collections: set[str] = set()
@@ -100,6 +116,13 @@ class Retriever:
         self._filled_to: str | None = None
         self._filled = False
         self._change = 0
+        # The last change that was followed; its number alone would not tell one store from another.
+        self._last: Change | None = None
+        # Since when there are changes that are not followed yet, or it is not known whether there are.
+        self._behind_since: float | None = None
+        self._snapshots: Snapshots | None = None
+        self._saved = 0
+        self._save_at = 0.0
         self._progress = asyncio.Condition()
         self._outage: str | None = None
         self._follower: asyncio.Task[None] | None = None
@@ -120,13 +143,18 @@ class Retriever:
             await asyncio.wait([self._follower])
         for threads in (self._searching, self._writing):
             await asyncio.to_thread(threads.shutdown, cancel_futures=True)
+        if self._index is not None:
+            self._index.shelf.close()
+        if self._snapshots is not None:
+            self._snapshots.close()
 
     async def health(self, *, deadline: Deadline) -> Health:
-        """Ready once filled, and as long as the change log is followed."""
+        """Ready once filled, and as long as the change log is followed closely enough."""
         following = self._follower is not None and not self._follower.done()
+        behind_s = 0.0 if self._behind_since is None else self._clock() - self._behind_since
         return Health(
             role=self.ROLE,
-            ready=self._filled and following,
+            ready=self._filled and following and behind_s <= self._settings.lag_s,
             pid=os.getpid(),
             node=socket.gethostname(),
             detail={
@@ -134,6 +162,8 @@ class Retriever:
                 **self._size(),
                 "collections": len(self._collections),
                 "outage": self._outage,
+                "behind_s": round(behind_s, 1),
+                "snapshot": self._saved,
                 **self._encoding(),
             },
         )
@@ -297,29 +327,54 @@ class Retriever:
         if self._index is None:
             self._index = await asyncio.to_thread(self._build)
         elif self._start is None:
-            # Drawn before the first document is read: a change that falls between is seen twice rather than never.
-            start = await self._database.last_change(deadline=Deadline.after(CALL_S))
-            self._collections.update(await self._database.collections(deadline=Deadline.after(CALL_S)))
-            self._start = start
+            await self._begin(self._index)
         elif not self._filled:
             await self._fill(self._start)
         else:
-            wait_s = self._settings.poll_s
+            # Whoever may be behind wants to know at once.
+            wait_s = self._settings.poll_s if self._behind_since is None else 0.0
             changes = await self._database.changes(
                 self._change, wait_s, CHANGES, deadline=Deadline.after(wait_s + CALL_S)
             )
             if changes:
+                self._note_behind()
                 await self._apply(changes)
+            if len(changes) < CHANGES:
+                self._behind_since = None
+            if self._snapshots is not None and self._change > self._saved and self._clock() >= self._save_at:
+                await self._write(self._save, self._snapshots)
 
-    def _build(self) -> _Index:
-        """Runs in a thread: it loads libraries, the encoder, and the tokenizer."""
+    async def _begin(self, index: _Index) -> None:
+        """Go on from where the snapshot is, if it is one of this store; else begin to fill."""
+        # Drawn before the first document is read: a change that falls between is seen twice rather than never.
+        start = await self._database.last_change(deadline=Deadline.after(CALL_S))
+        self._collections.update(await self._database.collections(deadline=Deadline.after(CALL_S)))
+        if index.snapshot is not None:
+            change = index.snapshot.change
+            there: list[Change] = []
+            if change.number <= start:
+                there = await self._database.changes(change.number - 1, 0.0, 1, deadline=Deadline.after(CALL_S))
+            if there == [change]:
+                self._change, self._last, self._saved = change.number, change, change.number
+                self._filled = True
+                self._log.info("index_loaded", change=self._change, **self._size())
+            else:
+                self._log.warning("snapshot_discarded", reason="It is of another store, or of another state of it.")
+                await asyncio.to_thread(index.shelf.close)
+                self._index = await asyncio.to_thread(self._build, fresh=True)
+        self._start = start
+
+    def _build(self, *, fresh: bool = False) -> _Index:
+        """Load libraries, the encoder with its tokenizer, and, unless a fresh index is wanted, the snapshot.
+
+        Runs in a thread.
+        """
         from actors.search import encoder as encoders
-        from actors.search.dense import DenseIndex
+        from actors.search.dense import CorruptSnapshot
         from actors.search.queries import QueryEncoder
-        from actors.search.shelf import Shelf
 
         settings = self._settings
-        queries = dense = None
+        queries = encoder = None
         trouble = ""
         if self._encoder.kind != "none":
             try:
@@ -331,14 +386,72 @@ class Retriever:
                 queries = QueryEncoder(
                     encoder, encoder.pieces, choice=settings.encoder, exact_queue=settings.exact_queue
                 )
-                dense = DenseIndex(encoder.dimension, encoder.identity, exact_below=settings.exact_below)
-        shelf = Shelf(
-            writer_memory_mb=settings.writer_memory_mb,
-            max_query_terms=settings.max_query_terms,
-            dense=dense,
-            languages=tuple(dict.fromkeys([settings.language, *self._languages.values()])),
-        )
-        return _Index(shelf, queries, trouble)
+        snapshot = None if fresh else self._find_snapshot(encoder.identity if encoder else "")
+        if snapshot is not None:
+            try:
+                return _Index(self._shelf(encoder, snapshot), queries, trouble, snapshot)
+            except (CorruptSnapshot, OSError, ValueError, KeyError, TypeError) as error:
+                self._log.warning("snapshot_discarded", reason=str(error))
+        return _Index(self._shelf(encoder), queries, trouble)
+
+    def _find_snapshot(self, encoder: str) -> Snapshot | None:
+        from actors.search.dense import CorruptSnapshot
+        from actors.search.snapshots import Snapshots
+
+        if self._folder is None:
+            return None
+        try:
+            self._snapshots = self._snapshots or Snapshots(self._folder)
+            return self._snapshots.newest(self._fingerprint(encoder))
+        except OSError as error:
+            self._log.warning("no_snapshots", error=str(error))
+        except CorruptSnapshot as error:
+            self._log.warning("snapshot_discarded", reason=str(error))
+        return None
+
+    def _fingerprint(self, encoder: str) -> dict[str, Any]:
+        """What the indexes depend on besides the rows of the store."""
+        languages = {"": self._settings.language, **self._languages}
+        return {"encoder": encoder, "languages": languages}
+
+    def _shelf(self, encoder: Encoder | None, snapshot: Snapshot | None = None) -> Shelf:
+        from actors.search.dense import DenseIndex
+        from actors.search.shelf import DENSE, Shelf
+
+        settings = self._settings
+        dense = None
+        if encoder is not None:
+            about = (encoder.dimension, encoder.identity)
+            dense = (
+                DenseIndex.load(snapshot.folder / DENSE, *about, exact_below=settings.exact_below)
+                if snapshot
+                else DenseIndex(*about, exact_below=settings.exact_below)
+            )
+        options: dict[str, Any] = {
+            "writer_memory_mb": settings.writer_memory_mb,
+            "max_query_terms": settings.max_query_terms,
+            "dense": dense,
+            "languages": tuple(dict.fromkeys([settings.language, *self._languages.values()])),
+            "folder": self._snapshots.work() if self._snapshots else None,
+        }
+        return Shelf.load(snapshot.folder, snapshot.account, **options) if snapshot else Shelf(**options)
+
+    def _save(self, snapshots: Snapshots) -> None:
+        """Write a snapshot. Runs in the writing thread, so that nothing changes meanwhile."""
+        if self._last is None:
+            return
+        began = self._clock()
+        try:
+            folder = snapshots.begin()
+            account = self._built.shelf.save(folder)
+            snapshots.finish(folder, change=self._last, account=account, fingerprint=self._fingerprint(self._identity))
+        except OSError as error:
+            self._log.warning("snapshot_not_written", error=str(error))
+        else:
+            self._saved = self._last.number
+            self._log.debug("snapshot_written", change=self._saved, seconds=round(self._clock() - began, 3))
+        took = self._clock() - began
+        self._save_at = self._clock() + max(self._settings.snapshot_s, SNAPSHOT_SHARE * took)
 
     @property
     def _built(self) -> _Index:
@@ -361,6 +474,9 @@ class Retriever:
             self._filled_to = documents[-1].document_id
         else:
             self._change = start
+            if start:
+                there = await self._database.changes(start - 1, 0.0, 1, deadline=Deadline.after(CALL_S))
+                self._last = there[0] if there else None
             self._filled = True
             self._log.info("index_filled", change=start, **self._size())
 
@@ -385,7 +501,8 @@ class Retriever:
                 self._collections.discard(change.collection)
             elif change.collection:
                 self._collections.add(change.collection)
-        self._change = changes[-1].number
+        self._last = changes[-1]
+        self._change = self._last.number
         self._log.debug("index_followed", change=self._change, **self._size())
 
     def _put_all(self, documents: Sequence[PublishedDocument]) -> None:
@@ -412,7 +529,12 @@ class Retriever:
             "encoding": queries.waiting,
         }
 
+    def _note_behind(self) -> None:
+        if self._behind_since is None:
+            self._behind_since = self._clock()
+
     def _note_outage(self, error: Exception) -> None:
+        self._note_behind()
         if self._outage is None:
             expected = isinstance(error, GatherumError)
             self._log.warning("index_cannot_follow", error=str(error), exc_info=None if expected else error)

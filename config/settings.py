@@ -117,6 +117,12 @@ class RetrievalSettings(Section):
     fast_weight: float = Field(gt=0, description="Weight of the vectors, where its fast imitation made it.")
     exact_below: int = Field(ge=0, description="Chunks from which vectors are searched by a graph (HNSW).")
 
+    snapshot_s: float = Field(
+        gt=0,
+        description="Time between two snapshots of the indexes on the disk, s; longer where writing one takes long.",
+    )
+    lag_s: float = Field(gt=0, description="Time behind the change log from which a replica is not ready, s.")
+
     @field_validator("language")
     @classmethod
     def _is_known(cls, language: str) -> str:

@@ -279,7 +279,7 @@ class FakePublishing:
     async def changes(self, after: int, wait_s: float, limit: int, *, deadline: Deadline) -> list[Change]:
         self._called("changes")
         async with self._news:
-            await self._news.wait_for(lambda: len(self.log) > after or self.down is not None)
+            await self._news.wait_for(lambda: len(self.log) > after or self.down is not None or wait_s == 0)
         if self.down is not None:
             raise self.down
         return self.log[after : after + limit]

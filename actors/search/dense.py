@@ -178,7 +178,7 @@ class DenseIndex:
             "format": FORMAT,
             "identity": self._identity,
             "dimension": self._dimension,
-            "files": {name: _checksum(folder / name) for name in files},
+            "files": {name: checksum(folder / name) for name in files},
         }
         draft = folder / f"{_MANIFEST}.new"
         draft.write_text(json.dumps(manifest), encoding="utf-8")
@@ -198,8 +198,8 @@ class DenseIndex:
             if {key: manifest.get(key) for key in expected} != expected:
                 raise CorruptSnapshot("The snapshot of the dense index is of another encoder or format.")
             # Before anything is mapped: usearch trusts a file, and a damaged one takes the process down.
-            for name, checksum in manifest["files"].items():
-                if Path(name).name != name or _checksum(folder / name) != checksum:
+            for name, expected_checksum in manifest["files"].items():
+                if Path(name).name != name or checksum(folder / name) != expected_checksum:
                     raise CorruptSnapshot(f"The file {name} of the snapshot of the dense index is damaged.")
             index._map(folder, "graph.usearch" in manifest["files"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -383,7 +383,7 @@ def _grown(array: npt.NDArray[Any], room: int) -> npt.NDArray[Any]:
     return grown
 
 
-def _checksum(file: Path) -> int:
+def checksum(file: Path) -> int:
     """CRC-32 and length in one number: against damage, not against malice; 1 GB/s."""
     checksum = 0
     with file.open("rb") as content:

@@ -12,7 +12,7 @@ import heapq
 import itertools
 import math
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 import numpy as np
@@ -74,12 +74,12 @@ def merge(rankings: Iterable[Sequence[Hit]], *, limit: int) -> list[Hit]:
     return list(itertools.islice(heapq.merge(*rankings, key=_rank), limit))
 
 
-def distinct(vectors: Vectors, texts: Sequence[str], *, limit: int) -> list[int]:
+def distinct(vectors: Vectors, text: Callable[[int], str], *, limit: int) -> list[int]:
     """Places of the first passages that are not near repetitions of one chosen before.
 
     Args:
         vectors: of the passages, best first, shape (passages, dimension), of length 1; one of length 0 is like none.
-        texts: of the passages.
+        text: of the passage at a place; asked for those alone that are close to another.
         limit: passages wanted.
     """
     close = np.tril(vectors @ vectors.T, -1) >= CLOSE
@@ -89,7 +89,7 @@ def distinct(vectors: Vectors, texts: Sequence[str], *, limit: int) -> list[int]
     for place, near in enumerate(close):
         if len(chosen) == limit:
             break
-        if not any(near[other] and repeats(texts[place], texts[other]) for other in chosen):
+        if not any(near[other] and repeats(text(place), text(other)) for other in chosen):
             chosen.append(place)
     return chosen
 

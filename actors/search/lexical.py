@@ -17,8 +17,10 @@ others would give is in docs/benchmarks.md.
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from tantivy import Document, Index, Occur, Query, SchemaBuilder
@@ -77,6 +79,8 @@ class LexicalIndex:
         languages: of the collections, by their names in `config.settings.LANGUAGES`.
         title_boost: added weight of a match in the title.
         heading_boost: added weight of a match in the heading.
+        folder: where the index is; made if it is not there. None keeps it in memory.
+        fields: of an index that is there, `fields` as it was when it was saved.
     """
 
     def __init__(
@@ -87,6 +91,8 @@ class LexicalIndex:
         languages: Sequence[str] = ("english",),
         title_boost: float = TITLE_BOOST,
         heading_boost: float = HEADING_BOOST,
+        folder: Path | None = None,
+        fields: Sequence[Sequence[str]] = (),
     ) -> None:
         self._max_terms = max_query_terms
         self._boosts = {"title": title_boost, "heading": heading_boost, "text": 1.0}
@@ -101,14 +107,17 @@ class LexicalIndex:
                 option = "position" if name == "text" else "freq"
                 builder.add_text_field(_field(name, tongue), tokenizer_name=tongue, index_option=option)
         self._schema = builder.build()
-        self._index = Index(self._schema)
+        if folder:
+            folder.mkdir(exist_ok=True)
+        self._folder = folder
+        self._index = Index(self._schema, path=str(folder) if folder else None)
         for tongue, words in self._languages.items():
             self._index.register_tokenizer(tongue, words.analyzer)
         # Commits are small and seconds apart; more threads would only take cores from the searches.
         self._writer = self._index.writer(writer_memory_mb * 1_000_000, num_threads=1)
         self._searcher = self._index.searcher()
         # Fields that hold anything: the others would only cost time.
-        self._used: set[tuple[str, str]] = set()
+        self._used: set[tuple[str, str]] = {(name, tongue) for name, tongue in fields}
 
     def __len__(self) -> int:
         """Entries, as of the last commit."""
@@ -142,6 +151,30 @@ class LexicalIndex:
         self._writer.commit()
         self._index.reload()
         self._searcher = self._index.searcher()
+
+    @property
+    def fields(self) -> list[tuple[str, str]]:
+        """Those that hold anything, with their languages."""
+        return sorted(self._used)
+
+    def save(self, folder: Path) -> None:
+        """Give the files of the last commit second names in a folder that is not there yet.
+
+        tantivy never changes a file, but merges some into others whenever it likes, and then removes them: so it is
+        tried again until none was removed meanwhile.
+        """
+        if self._folder is None:
+            raise ValueError("an index in memory cannot be saved")
+        for _ in range(SAVE_TRIES):
+            shutil.rmtree(folder, ignore_errors=True)
+            before = (self._folder / _META).read_bytes()
+            try:
+                linked(self._folder, folder)
+            except FileNotFoundError:
+                continue
+            if (self._folder / _META).read_bytes() == before == (folder / _META).read_bytes():
+                return
+        raise OSError("The lexical index did not hold still.")
 
     def search(
         self,
@@ -261,6 +294,17 @@ class LexicalIndex:
         names = [Query.term_query(self._schema, field, value, "basic") for value in values]
         return Query.boolean_query([(Occur.Should, name) for name in names]) if names else Query.empty_query()
 
+
+def linked(folder: Path, other: Path) -> None:
+    """Give all files of a folder second names in another one, which is made; locks are left out."""
+    other.mkdir()
+    for file in folder.iterdir():
+        if file.suffix != ".lock":
+            (other / file.name).hardlink_to(file)
+
+
+_META: Final = "meta.json"
+SAVE_TRIES: Final = 10
 
 _MANY: Final = 64
 """Values from which a set is the cheaper query."""

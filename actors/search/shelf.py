@@ -1,4 +1,4 @@
-"""The published chunks in memory, with the indexes over them: what a replica of the retrieval role holds.
+"""The published chunks with the indexes over them: what a replica of the retrieval role holds.
 
 A chunk is known by a small integer that every index shares, so that rankings can be fused before any text is touched.
 A document that is put in again gets new integers: a search that began before sees its old chunks or its new ones, never
@@ -9,23 +9,29 @@ from __future__ import annotations
 
 import dataclasses
 import heapq
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
+import orjson
 
 from actors.errors import InvalidInput
 from actors.messages import Chunk, Passage, PublishedDocument, Query
+from actors.search.contents import Contents
 from actors.search.dense import DenseIndex, Entries
 from actors.search.encoder import Vectors
 from actors.search.filters import Attributes, Filter
 from actors.search.fusion import Hit, distinct, fuse
-from actors.search.lexical import LexicalIndex
+from actors.search.lexical import LexicalIndex, linked
 
 CANDIDATES: Final = 70
 """Entries that each index gives for fusion, at least. Measured (nDCG@10, hybrid fast, 30 / 70 / 200): cranfield 0.411 /
 0.412 / 0.412, cacm 0.527 / 0.532 / 0.533, scifact 0.725 / 0.725 / 0.725."""
+
+LEXICAL, DENSE, CONTENTS, ENDS, DOCUMENTS = "lexical", "dense", "contents.bin", "ends.npy", "documents.json"
+"""Names in a folder, of a snapshot or of one at work."""
 
 SPARE: Final = 20
 """Candidates beyond those wanted that near repetitions are replaced from."""
@@ -49,16 +55,22 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
-class _Placed:
-    """A chunk and the document it belongs to."""
+class _Document:
+    """What is known of a document besides its chunks, and the entries that these are known by."""
 
-    document: PublishedDocument
-    chunk: Chunk
+    document_id: str
+    title: str
+    collection: str
+    metadata: Mapping[str, Any]
+    entries: range
 
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    """Where what a query is held to leaves it: entries ascending, and documents if they are not all; None means all."""
+    """Where what a query is held to leaves it: entries ascending, and documents if they are not all; None means all.
+
+    Queries that are held to the same thing share it.
+    """
 
     entries: Entries | None = None
     documents: tuple[str, ...] | None = None
@@ -82,6 +94,8 @@ class Shelf:
         max_query_terms: terms of a query that are looked up.
         dense: the dense index, empty; None where there is none: all searches are lexical.
         languages: of the collections, by their names in `config.settings.LANGUAGES`.
+        folder: an empty one for the lexical index and the texts; None keeps the first in memory and the second in a
+            file without a name.
     """
 
     def __init__(
@@ -91,18 +105,22 @@ class Shelf:
         max_query_terms: int,
         dense: DenseIndex | None = None,
         languages: Sequence[str] = ("english",),
+        folder: Path | None = None,
     ) -> None:
         self._lexical = LexicalIndex(
-            writer_memory_mb=writer_memory_mb, max_query_terms=max_query_terms, languages=languages
+            writer_memory_mb=writer_memory_mb,
+            max_query_terms=max_query_terms,
+            languages=languages,
+            folder=folder / LEXICAL if folder else None,
         )
         self._dense = dense
         self._attributes = Attributes()
-        self._chunks: dict[int, _Placed] = {}
-        self._documents: dict[str, range] = {}
-        self._names: dict[int, str] = {}  # documents by their first entry, which is their number
+        self._contents = Contents(folder / CONTENTS if folder else None)
+        self._documents: dict[str, _Document] = {}
+        self._numbers: dict[int, _Document] = {}  # by their first entry, which is their number
         self._collections: dict[str, set[int]] = {}
-        self._leaving: list[range] = []
-        self._next = 0
+        self._inside: dict[tuple[str, ...], Entries] = {}  # what some collections hold, until the next commit
+        self._leaving: list[_Document] = []
 
     @property
     def documents(self) -> int:
@@ -121,12 +139,13 @@ class Shelf:
 
     def chunks_of(self, document_id: str) -> int:
         """Chunks of one document; 0 where it is not held."""
-        return len(self._documents.get(document_id, range(0)))
+        document = self._documents.get(document_id)
+        return len(document.entries) if document else 0
 
     def contents(self, after: str, limit: int) -> list[tuple[str, int]]:
         """Up to `limit` documents past the id `after`, in order, each with its number of chunks."""
         # A copy first: the writing thread may change it meanwhile.
-        held = [(name, len(ids)) for name, ids in self._documents.copy().items() if name > after]
+        held = [(name, len(each.entries)) for name, each in self._documents.copy().items() if name > after]
         return heapq.nsmallest(limit, held)
 
     def put(self, document: PublishedDocument, *, language: str = "english") -> None:
@@ -138,18 +157,12 @@ class Shelf:
             language: of its text, one of those that the shelf was made for.
         """
         self.remove(document.document_id)
-        bare = PublishedDocument(document.document_id, document.title, document.collection, ())
-        ids = range(self._next, self._next + len(document.chunks))
-        self._next = ids.stop
-        # Noted first: if adding fails half-way, putting it in again removes the half.
-        self._documents[document.document_id] = ids
-        if not ids:
-            return
-        self._names[ids.start] = document.document_id
-        self._collections.setdefault(document.collection, set()).add(ids.start)
-        self._attributes.put(ids.start, document.metadata)
-        for entry, chunk in zip(ids, document.chunks, strict=True):
-            self._chunks[entry] = _Placed(bare, chunk)
+        number = self._contents.next_entry
+        entries = self._contents.add(number, document.chunks)
+        noted = _Document(document.document_id, document.title, document.collection, document.metadata, entries)
+        # Before it is indexed: if that fails half-way, putting it in again removes the half.
+        self._note(noted)
+        for entry, chunk in zip(entries, document.chunks, strict=True):
             self._lexical.add(
                 entry,
                 document_id=document.document_id,
@@ -161,30 +174,112 @@ class Shelf:
             )
         made = document.embeddings
         if self._dense is not None and made is not None and made.encoder == self._dense.identity:
-            self._dense.add(ids, made.array)
+            self._dense.add(entries, made.array)
+
+    def _note(self, document: _Document) -> None:
+        self._documents[document.document_id] = document
+        if document.entries:
+            number = document.entries.start
+            self._numbers[number] = document
+            self._collections.setdefault(document.collection, set()).add(number)
+            self._attributes.put(number, document.metadata)
 
     def remove(self, document_id: str) -> None:
         """Drop a document, if it is held. Searches miss it after the next commit."""
-        ids = self._documents.pop(document_id, None)
-        if ids:
+        document = self._documents.pop(document_id, None)
+        if document and document.entries:
             self._lexical.delete(document_id)
             if self._dense is not None:
-                self._dense.remove(ids)
-            # Searches find these until the commit, and need their texts.
-            self._leaving.append(ids)
+                self._dense.remove(document.entries)
+            # Searches find it until the commit, and need to know what it is.
+            self._leaving.append(document)
 
     def commit(self) -> None:
         """Make everything since the last commit visible at once."""
         self._lexical.commit()
         if self._dense is not None:
             self._dense.commit()
-        for ids in self._leaving:
-            del self._names[ids.start]
-            self._collections[self._chunks[ids.start].document.collection].discard(ids.start)
-            self._attributes.remove(ids.start)
-            for entry in ids:
-                self._chunks.pop(entry, None)
+        for document in self._leaving:
+            number = document.entries.start
+            del self._numbers[number]
+            self._collections[document.collection].discard(number)
+            self._attributes.remove(number)
         self._leaving.clear()
+        self._inside = {}
+
+    def close(self) -> None:
+        """Let go of the files."""
+        self._contents.close()
+
+    # --- snapshots ---
+
+    def save(self, folder: Path) -> dict[str, Any]:
+        """Write what was last committed into an empty folder; nothing may have been put in since.
+
+        Returns:
+            What `load` wants to know.
+        """
+        self._lexical.save(folder / LEXICAL)
+        if self._dense is not None:
+            self._dense.save(folder / DENSE)
+        account = self._contents.save(folder / CONTENTS, folder / ENDS)
+        rows = [
+            (each.document_id, each.title, each.collection, each.metadata, each.entries.start, each.entries.stop)
+            for each in self._documents.values()
+        ]
+        (folder / DOCUMENTS).write_bytes(orjson.dumps(rows))
+        return {"contents": account, "fields": self._lexical.fields}
+
+    @classmethod
+    def load(
+        cls,
+        snapshot: Path,
+        account: Mapping[str, Any],
+        *,
+        writer_memory_mb: int,
+        max_query_terms: int,
+        dense: DenseIndex | None,
+        languages: Sequence[str],
+        folder: Path,
+    ) -> Shelf:
+        """Go on from a snapshot, whose folder stays as it is.
+
+        Args:
+            snapshot: its folder.
+            account: what `save` returned.
+            writer_memory_mb: as for a new one.
+            max_query_terms: likewise.
+            dense: the dense index, loaded.
+            languages: as for a new one.
+            folder: likewise.
+
+        Raises:
+            ValueError, OSError, KeyError: it is not what was saved.
+        """
+        linked(snapshot / LEXICAL, folder / LEXICAL)
+        contents = Contents.load(snapshot / CONTENTS, snapshot / ENDS, account["contents"], folder / CONTENTS)
+        shelf = cls.__new__(cls)
+        shelf._lexical = LexicalIndex(
+            writer_memory_mb=writer_memory_mb,
+            max_query_terms=max_query_terms,
+            languages=languages,
+            folder=folder / LEXICAL,
+            fields=account["fields"],
+        )
+        shelf._dense = dense
+        shelf._attributes = Attributes()
+        shelf._contents = contents
+        shelf._documents, shelf._numbers, shelf._collections = {}, {}, {}
+        shelf._inside, shelf._leaving = {}, []
+        held = 0
+        for name, title, collection, metadata, start, stop in orjson.loads((snapshot / DOCUMENTS).read_bytes()):
+            shelf._note(_Document(name, title, collection, metadata, range(start, stop)))
+            held += stop - start
+        if held != len(shelf._lexical):
+            raise ValueError("the lexical index and the documents do not agree")
+        return shelf
+
+    # --- searching ---
 
     def search(self, query: Query) -> list[Passage]:
         """The passages for a query by its words alone, best first. Collections that are not held give nothing."""
@@ -208,9 +303,10 @@ class Shelf:
         vectors = None if self._dense is None else vectors
         found: list[list[Passage] | InvalidInput] = [[] for _ in wanted]
         held: dict[int, _Held] = {}
+        known: dict[Any, _Held] = {}
         for place, item in enumerate(wanted):
             try:
-                held[place] = self._hold(item, dense=vectors is not None)
+                held[place] = self._hold(item, known, dense=vectors is not None and bool(vectors[place].any()))
             except InvalidInput as error:
                 found[place] = error
         lists = {place: _Lists() for place in held}
@@ -232,33 +328,43 @@ class Shelf:
             found[place] = self._passages(ranked, given, item.query.limit)
         return found
 
-    def _hold(self, item: Wanted, *, dense: bool) -> _Held:
+    def _hold(self, item: Wanted, known: dict[Any, _Held], *, dense: bool) -> _Held:
         """What a query is held to, as entries and documents."""
         query = item.query
-        documents: tuple[str, ...] | None = None
-        numbers: set[int] | frozenset[int] | None = None
-        if item.filter is not None:
-            numbers = self._attributes.matching(item.filter)
-            documents = tuple(name for name in (self._names.get(number) for number in numbers) if name is not None)
-        if not dense or query.mode == "lexical":
-            return _Held(None, documents)
-        if query.collections:
-            inside = set[int]().union(*(self._collections.get(name, set()).copy() for name in query.collections))
-            if len(inside) < len(self._names) or numbers is not None:
-                numbers = inside if numbers is None else inside & numbers
-        entries = None if numbers is None else self._entries(numbers)
-        if '"' in query.text or "“" in query.text:
+        quoted = '"' in query.text or "“" in query.text
+        dense = dense and query.mode != "lexical"
+        key = (query.collections, repr(item.filter), dense)  # in a filter, 1 equals true
+        if key not in known:
+            known[key] = self._held_to(query.collections, item.filter, dense=dense)
+        held = known[key]
+        if quoted and dense:
             phrased = self._lexical.holding(query.text, limit=max(1, len(self._lexical)))
             if phrased is not None:
-                with_phrase = np.array(sorted(phrased), np.int64)
-                entries = with_phrase if entries is None else np.intersect1d(entries, with_phrase, assume_unique=True)
-        return _Held(entries, documents)
+                entries = np.array(sorted(phrased), np.int64)
+                if held.entries is not None:
+                    entries = np.intersect1d(held.entries, entries, assume_unique=True)
+                return _Held(entries, held.documents)
+        return held
 
-    def _entries(self, numbers: set[int] | frozenset[int]) -> Entries:
-        names = (self._names.get(number) for number in sorted(numbers))
-        ranges = (self._documents.get(name) for name in names if name is not None)
-        spans = [np.arange(ids.start, ids.stop, dtype=np.int64) for ids in ranges if ids]
-        return np.sort(np.concatenate(spans)) if spans else np.empty(0, np.int64)
+    def _held_to(self, collections: tuple[str, ...], wanted: Filter | None, *, dense: bool) -> _Held:
+        documents: tuple[str, ...] | None = None
+        entries: Entries | None = None
+        if wanted is not None:
+            matching = [self._numbers.get(number) for number in self._attributes.matching(wanted)]
+            chosen = [document for document in matching if document is not None]
+            documents = tuple(document.document_id for document in chosen)
+            if dense:
+                inside = [each.entries for each in chosen if not collections or each.collection in collections]
+                entries = _entries(inside)
+        elif dense and collections:
+            entries = self._inside.get(collections)
+            if entries is None:
+                numbers = set[int]().union(*(self._collections.get(name, set()).copy() for name in collections))
+                if len(numbers) == len(self._numbers):
+                    return _Held()
+                found = (self._numbers.get(number) for number in numbers)
+                entries = self._inside[collections] = _entries([each.entries for each in found if each is not None])
+        return _Held(entries, documents)
 
     def _ask_dense(
         self, wanted: Sequence[Wanted], vectors: Vectors, held: Mapping[int, _Held], lists: Mapping[int, _Lists]
@@ -266,11 +372,12 @@ class Shelf:
         dense = self._dense
         if dense is None:
             return
-        asking = [place for place in held if wanted[place].query.mode != "lexical"]
-        # Those that are held to nothing go together: one product of matrices for all of them.
-        groups = [[place for place in asking if held[place].entries is None]]
-        groups += [[place] for place in asking if held[place].entries is not None]
-        for group in filter(None, groups):
+        # Those that are held to the same go together: one product of matrices for all of them.
+        groups: dict[int, list[int]] = {}
+        for place in held:
+            if wanted[place].query.mode != "lexical" and vectors[place].any():
+                groups.setdefault(id(held[place].entries), []).append(place)
+        for group in groups.values():
             limit = max(CANDIDATES, *(wanted[place].query.limit for place in group))
             hits = dense.search(vectors[group], limit=limit, allowed=held[group[0]].entries)
             for place, (entries, near) in zip(group, hits, strict=True):
@@ -283,25 +390,35 @@ class Shelf:
                     given.dense.update(zip(others, cosines.tolist(), strict=True))
 
     def _passages(self, ranked: Sequence[Hit], given: _Lists, limit: int) -> list[Passage]:
-        hits = []
-        for entry, score in ranked[: limit + SPARE]:
-            # A commit between the search and here may have taken the chunk away.
-            placed = self._chunks.get(entry)
-            if placed is not None:
-                hits.append((entry, score, placed))
+        hits = ranked[: limit + SPARE]
+        placed: list[tuple[Hit, _Document, Chunk]] = []
         if self._dense is not None and len(hits) > 1:
-            vectors = self._dense.vectors(np.array([entry for entry, _, _ in hits], np.int64))
-            places = distinct(vectors, [placed.chunk.text for _, _, placed in hits], limit=limit)
-            hits = [hits[place] for place in places]
-        passages = []
-        for entry, score, placed in hits[:limit]:
-            signals = (("lexical", given.lexical), ("dense", given.dense))
-            passages.append(_passage(placed, score, {name: by[entry] for name, by in signals if entry in by}))
-        return passages
+            vectors = self._dense.vectors(np.array([entry for entry, _ in hits], np.int64))
+            hits = [hits[place] for place in distinct(vectors, self._text_of(hits), limit=limit + SPARE)]
+        for hit in hits:
+            number, chunk = self._contents.get(hit[0])
+            # A commit between the search and here may have taken the document away.
+            document = self._numbers.get(number)
+            if document is not None:
+                placed.append((hit, document, chunk))
+            if len(placed) == limit:
+                break
+        signals = (("lexical", given.lexical), ("dense", given.dense))
+        return [
+            _passage(document, chunk, score, {name: by[entry] for name, by in signals if entry in by})
+            for (entry, score), document, chunk in placed
+        ]
+
+    def _text_of(self, hits: Sequence[Hit]) -> Callable[[int], str]:
+        return lambda place: self._contents.get(hits[place][0])[1].text
 
 
-def _passage(placed: _Placed, score: float, scores: dict[str, float]) -> Passage:
-    document, chunk = placed.document, placed.chunk
+def _entries(ranges: Sequence[range]) -> Entries:
+    spans = [np.arange(ids.start, ids.stop, dtype=np.int64) for ids in ranges]
+    return np.sort(np.concatenate(spans)) if spans else np.empty(0, np.int64)
+
+
+def _passage(document: _Document, chunk: Chunk, score: float, scores: dict[str, float]) -> Passage:
     return Passage(
         document_id=document.document_id,
         title=document.title,

@@ -115,11 +115,11 @@ def test_short_texts_repeat_only_if_equal() -> None:
 def test_of_repetitions_the_first_stays_and_the_next_ones_move_up() -> None:
     vectors = np.eye(4, dtype=np.float32)[[0, 0, 1, 2, 3]]
     texts = ["one and the same", "one and the same", "another", "a third", "a fourth"]
-    assert distinct(vectors, texts, limit=3) == [0, 2, 3]
-    assert distinct(vectors, texts, limit=10) == [0, 2, 3, 4]
-    assert distinct(vectors[1:], texts[1:], limit=2) == [0, 1]
+    assert distinct(vectors, texts.__getitem__, limit=3) == [0, 2, 3]
+    assert distinct(vectors, texts.__getitem__, limit=10) == [0, 2, 3, 4]
+    assert distinct(vectors[1:], texts[1:].__getitem__, limit=2) == [0, 1]
 
 
 def test_close_vectors_of_different_words_both_stay() -> None:
     vectors = np.ones((2, 1), np.float32)
-    assert distinct(vectors, ["Algorithm 17", "Algorithm 18"], limit=2) == [0, 1]
+    assert distinct(vectors, ["Algorithm 17", "Algorithm 18"].__getitem__, limit=2) == [0, 1]

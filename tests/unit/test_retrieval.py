@@ -90,6 +90,8 @@ async def test_fills_from_what_is_published_over_several_pages() -> None:
         "documents": len(many),
         "collections": 1,
         "outage": None,
+        "behind_s": 0.0,
+        "snapshot": 0,
         "encoder": "",
         "trouble": "",
     }
