@@ -124,7 +124,7 @@ def create_roles(settings: Settings) -> list[tuple[str, ActorHandle[Any]]]:
         (
             Ingest,
             1,
-            (settings.ingest, roles.database, roles.pdf),
+            (settings.ingest, roles.database, roles.pdf, settings.encoder),
             {"blobs": files, "document_timeout_s": settings.pdf.document_timeout_s},
         ),
         (

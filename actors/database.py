@@ -27,11 +27,13 @@ from actors.messages import (
     Document,
     EntityName,
     Examined,
+    Fitted,
     Health,
     Job,
     Lease,
     Lookup,
     Page,
+    PageChunks,
     PageReading,
     PublishedDocument,
     Removed,
@@ -56,6 +58,7 @@ from actors.store import (
     sources,
     sweeping,
     upkeep,
+    vectors,
 )
 from actors.store import readings as reading_rows
 from actors.store.blobs import Blobs, Stored
@@ -68,6 +71,9 @@ T = TypeVar("T")
 
 MAX_LIMIT = 1000
 """Most documents that are listed at once."""
+
+FORGET_PAGES = 200
+"""Pages whose vectors of another encoder are removed in one transaction."""
 
 FOLLOW_S = 1.0
 """How often a waiting follower looks for changes that another process has made, s."""
@@ -93,6 +99,7 @@ class Database:
         {
             "accept",
             "add_source",
+            "add_vectors",
             "announce",
             "cancel_job",
             "changes",
@@ -101,15 +108,19 @@ class Database:
             "create_collection",
             "document",
             "documents",
+            "embedded_chunks",
             "entities_of",
             "entity_names",
             "examine",
             "fail",
+            "fitted",
+            "forget_vectors",
             "health",
             "heartbeat",
             "job",
             "jobs",
             "jobs_by_id",
+            "keep_fitted",
             "last_change",
             "lookup_many",
             "page",
@@ -122,6 +133,8 @@ class Database:
             "sizes",
             "sources",
             "tend",
+            "unembedded",
+            "vectors_sample",
         }
     )
 
@@ -525,6 +538,49 @@ class Database:
         rows = await self._read(work, deadline, "reading a document")
         found = await asyncio.to_thread(reading_rows.unpack_documents, rows, encoder)
         return found[0] if found else None
+
+    # --- vectors -----------------------------------------------------------------------------------------------------
+
+    async def unembedded(self, encoder: str, limit: int, *, deadline: Deadline) -> list[PageChunks]:
+        """Up to `limit` pages of published documents whose chunks have no vectors of an encoder."""
+        work = partial(vectors.missing, encoder=encoder, limit=_limit(limit))
+        return await self._read(work, deadline, "finding chunks without vectors")
+
+    async def add_vectors(self, embedded: list[PageChunks], *, deadline: Deadline) -> None:
+        """Store vectors that came later than their pages; documents that have all of theirs then are published again.
+
+        A page that is gone, or has been read anew, is left out.
+        """
+        await self._write(partial(vectors.add, embedded=embedded), deadline, "storing vectors", repeatable=True)
+        self._tell()
+
+    async def forget_vectors(self, encoder: str, *, deadline: Deadline) -> int:
+        """Remove some of the vectors of other encoders than this one; of how many pages."""
+
+        async def work(connection: AsyncConnection, now: float) -> int:
+            return await vectors.forget_others(connection, encoder, FORGET_PAGES)
+
+        return await self._write(work, deadline, "removing vectors", repeatable=True)
+
+    async def embedded_chunks(self, encoder: str, *, deadline: Deadline) -> int:
+        """Chunks that have vectors of an encoder."""
+        return await self._read(partial(vectors.count, encoder=encoder), deadline, "counting vectors")
+
+    async def vectors_sample(
+        self, encoder: str, share: float, after: tuple[str, int, int] | None, limit: int, *, deadline: Deadline
+    ) -> list[PageChunks]:
+        """Up to `limit` pages with their vectors, of a share of the published files; see `vectors.sample`."""
+        work = partial(vectors.sample, encoder=encoder, share=share, after=after, limit=_limit(limit))
+        return await self._read(work, deadline, "reading vectors")
+
+    async def keep_fitted(self, fitted: Fitted, *, deadline: Deadline) -> None:
+        """Keep what was fitted, in the place of what has its name."""
+        await self._write(partial(vectors.keep, what=fitted), deadline, "keeping an encoder", repeatable=True)
+        self._tell()
+
+    async def fitted(self, name: str, *, known: str | None = None, deadline: Deadline) -> Fitted | None:
+        """What is kept under a name; with its content where a version is `known`, maybe an empty one, that it is not."""
+        return await self._read(partial(vectors.find, name=name, known=known), deadline, "reading an encoder")
 
     async def entity_names(self, after: int, limit: int, *, deadline: Deadline) -> list[EntityName]:
         """Up to `limit` names past the id `after` that a published document mentions; fewer than `limit` at the end.

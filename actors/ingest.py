@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from actors.deadline import Deadline
+from actors.embedder import Embedder
 from actors.errors import (
     DeadlineExceeded,
     GatherumError,
@@ -31,7 +32,7 @@ from actors.messages import Health, Lease, Page, PageReading, Words
 from actors.store.blobs import Blobs
 from actors.store.lifecycle import backoff
 from config import logs
-from config.settings import IngestSettings
+from config.settings import EncoderSettings, IngestSettings
 
 if TYPE_CHECKING:
     from actors.database import Database
@@ -63,6 +64,7 @@ class Ingest:
         settings: its section.
         database: the Database role.
         pdf: the Pdf role.
+        encoder: what chunks are embedded by.
         blobs: the files.
         document_timeout_s: budget of one attempt at a document, s.
         dice: decides the jitter of pauses.
@@ -77,6 +79,7 @@ class Ingest:
         settings: IngestSettings,
         database: Database,
         pdf: Pdf,
+        encoder: EncoderSettings,
         *,
         blobs: Blobs,
         document_timeout_s: float,
@@ -93,7 +96,10 @@ class Ingest:
         self._work = asyncio.Event()
         self._looking = asyncio.Lock()
         self._loops: list[asyncio.Task[None]] = []
-        self._tending: asyncio.Task[None] | None = None
+        self._tending: list[asyncio.Task[None]] = []
+        self._embedder = None
+        if encoder.kind != "none":
+            self._embedder = Embedder(database, pdf, pause_s=settings.upkeep_s, sleep=sleep)
         self._busy: dict[str, str] = {}
 
     async def start(self) -> None:
@@ -101,14 +107,13 @@ class Ingest:
         # The store keeps it with the job, for whoever asks which process has it.
         names = [f"{socket.gethostname()}:{os.getpid()}:{number}" for number in range(self._settings.workers)]
         self._loops = [asyncio.create_task(self._loop(name), name=f"ingest {name}") for name in names]
-        self._tending = asyncio.create_task(self._tend(), name="ingest upkeep")
+        self._tending = [asyncio.create_task(self._tend(), name="ingest upkeep")]
+        if self._embedder is not None:
+            self._tending.append(asyncio.create_task(self._embedder.run(), name="ingest embedder"))
 
     async def stop(self) -> None:
         """Stop the workers; jobs under way are given back, with the pages committed so far."""
-        tasks, self._loops = self._loops, []
-        if self._tending is not None:
-            tasks.append(self._tending)
-            self._tending = None
+        tasks, self._loops, self._tending = self._loops + self._tending, [], []
         for task in tasks:
             task.cancel()
         if tasks:

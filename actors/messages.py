@@ -263,6 +263,47 @@ class Chunk:
     heading: str = ""
     kind: ChunkKind = "text"
 
+    @property
+    def wording(self) -> str:
+        """What an encoder makes its vector of."""
+        return f"{self.heading}\n{self.text}" if self.heading else self.text
+
+
+@dataclass(frozen=True, slots=True)
+class PageChunks:
+    """The chunks of a page in the store, without their words, and their vectors where they have any.
+
+    Attributes:
+        sha256: of the file.
+        pipeline: version of the reading.
+        page: from 1.
+        chunks: in order.
+        embeddings: of the chunks.
+    """
+
+    sha256: str
+    pipeline: int
+    page: int
+    chunks: tuple[Chunk, ...]
+    embeddings: Embeddings | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """What was computed from all vectors of an encoder and is kept in the store.
+
+    Attributes:
+        name: `fast:` or `prior:` and the identity of the encoder.
+        version: of the content.
+        chunks: that there were then.
+        content: empty where it was not asked for.
+    """
+
+    name: str
+    version: str
+    chunks: int
+    content: bytes = b""
+
 
 @dataclass(frozen=True, slots=True)
 class Mention:
@@ -688,13 +729,14 @@ class Change:
     Attributes:
         number: gap-free, ascending.
         kind: `publish` or `delete` a document, `collection` (created), `drop` (a collection), `sources` (SQL sources
-            changed), or `gap` (an entry was lost, and `gatherum doctor` put this one in its place).
+            changed), `encoder` (a fast encoder was fitted), or `gap` (an entry was lost, and `gatherum doctor` put this
+            one in its place).
         document_id: empty where it is about none.
         collection: empty where it is about none.
     """
 
     number: int
-    kind: Literal["publish", "delete", "collection", "drop", "sources", "gap"]
+    kind: Literal["publish", "delete", "collection", "drop", "sources", "encoder", "gap"]
     document_id: str = ""
     collection: str = ""
 

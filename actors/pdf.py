@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import itertools
 import os
 import socket
 from collections import deque
@@ -42,7 +41,19 @@ from actors.errors import (
     Unavailable,
 )
 from actors.gate import Gate
-from actors.messages import Box, Chunk, DocumentInfo, Embeddings, Health, Mention, Page, PageRange, PageReading, Words
+from actors.messages import (
+    Box,
+    Chunk,
+    DocumentInfo,
+    Embeddings,
+    Health,
+    Mention,
+    Page,
+    PageChunks,
+    PageRange,
+    PageReading,
+    Words,
+)
 from actors.reading import limits
 from actors.reading.ranges import Range, after_failure, ingest_width, quick_size, split, split_scanned
 from config import logs
@@ -62,6 +73,7 @@ AHEAD: Final = 2  # ranges in flight for each that can run, so that no core wait
 LIGHT_TASKS: Final = 4  # inspections and renderings at once; they reserve no CPU
 PIXEL_BYTES: Final = 4  # at most, in a file that holds a rendering
 NICENESS: Final = 10  # of page tasks: a question's process gets nine times the CPU time of one, if both want it
+EMBEDDING_S: Final = 900.0  # of a task that embeds or fits; they take a minute at most, on a core of their own
 OCR_SHARE: Final = 0.9  # of a range's time; the rest is for the worker to report that Tesseract took too long
 
 # A node that went away says nothing about its pages: that is `Unavailable`, and waited out.
@@ -264,22 +276,45 @@ def enrich(found: Sequence[Page], setup: Setup) -> tuple[PageReading, ...]:
 
 def embed(pages: Sequence[Sequence[Chunk]], settings: EncoderSettings | None) -> list[Embeddings | None]:
     """The vectors of the chunks of each page; None where there is no encoder, or it fails."""
-    none: list[Embeddings | None] = [None for _ in pages]
     if settings is None or settings.kind == "none":
-        return none
-    from actors.search import encoder as encoders
-
+        return [None for _ in pages]
     try:
-        encoder = encoders.local(settings, threads=1)
-        # All at once: the encoder takes texts of a length together.
-        vectors = encoder.vectors([encoders.wording(chunk.heading, chunk.text) for page in pages for chunk in page])
+        from actors.reading import embedding
+
+        return [*embedding.embed(pages, settings)]
     except Exception as error:  # noqa: BLE001 -- the pages are read, and found by their words until they have vectors
         logs.get().warning("chunks_not_embedded", kind=type(error).__name__, error=str(error))
-        return none
-    ends = list(itertools.accumulate(len(page) for page in pages))
-    return [
-        Embeddings.of(encoder.identity, vectors[end - len(page) : end]) for page, end in zip(pages, ends, strict=True)
-    ]
+        return [None for _ in pages]
+
+
+def encoder_identity(setup: Setup) -> str:
+    """`embedding.identity` in a task."""
+    from actors.reading import embedding
+
+    with limits.clock(EMBEDDING_S):
+        return embedding.identity(_encoder(setup))
+
+
+def embed_chunks(pages: Sequence[Sequence[Chunk]], setup: Setup) -> list[Embeddings]:
+    """`embedding.embed` in a task."""
+    from actors.reading import embedding
+
+    with limits.clock(EMBEDDING_S):
+        return embedding.embed(pages, _encoder(setup))
+
+
+def fit_encoder(pages: Sequence[PageChunks], prior: bytes, setup: Setup) -> tuple[str, bytes, bytes]:
+    """`embedding.fit` in a task."""
+    from actors.reading import embedding
+
+    with limits.clock(EMBEDDING_S):
+        return embedding.fit(pages, _encoder(setup), prior)
+
+
+def _encoder(setup: Setup) -> EncoderSettings:
+    if setup.encoder is None or setup.encoder.kind == "none":
+        raise Unavailable("There is no encoder.")
+    return setup.encoder
 
 
 def survey_file(path: str, setup: Setup) -> Survey:
@@ -345,7 +380,9 @@ class Pdf:
     """The role that opens PDFs for everybody else."""
 
     ROLE: ClassVar[str] = "pdf"
-    IDEMPOTENT: ClassVar[frozenset[str]] = frozenset({"inspect", "render", "health"})
+    IDEMPOTENT: ClassVar[frozenset[str]] = frozenset(
+        {"embed", "encoder_identity", "fit_encoder", "inspect", "render", "health"}
+    )
 
     def __init__(
         self,
@@ -369,6 +406,10 @@ class Pdf:
         heavy = ray.remote(num_cpus=settings.task_cpus, num_returns=2, max_calls=calls, max_retries=0)
         self._read_range: Any = heavy(confined(read_range))
         self._enrich_range: Any = heavy(confined(enrich_range))
+        single = ray.remote(num_cpus=settings.task_cpus, max_calls=calls, max_retries=0)
+        self._encoder_identity: Any = single(confined(encoder_identity))
+        self._embed_chunks: Any = single(confined(embed_chunks))
+        self._fit_encoder: Any = single(confined(fit_encoder))
         # Without a CPU of their own, so that they never queue behind optical recognition.
         light = ray.remote(num_cpus=0, max_calls=calls, max_retries=0)
         self._inspect_file: Any = light(confined(inspect_file))
@@ -418,6 +459,39 @@ class Pdf:
             self._render_page, path, page, boxes, dpi, what="drawing the page", deadline=deadline
         )
         return png
+
+    async def encoder_identity(self, *, deadline: Deadline) -> str:
+        """Of the encoder that chunks are embedded by.
+
+        Raises:
+            Unavailable: there is none, or it cannot be loaded.
+        """
+        identity: str = await self._run_single(self._encoder_identity, what="Loading the encoder", deadline=deadline)
+        return identity
+
+    async def embed(self, pages: list[tuple[Chunk, ...]], *, deadline: Deadline) -> list[Embeddings]:
+        """The vectors of the chunks of each page.
+
+        Raises:
+            Unavailable: there is no encoder, or it cannot be loaded.
+        """
+        made: list[Embeddings] = await self._run_single(
+            self._embed_chunks, pages, what="Embedding chunks", deadline=deadline
+        )
+        return made
+
+    async def fit_encoder(
+        self, pages: list[PageChunks], prior: bytes, *, deadline: Deadline
+    ) -> tuple[str, bytes, bytes]:
+        """Fit a fast encoder; see `embedding.fit`.
+
+        Raises:
+            Unavailable: there is no encoder, or it cannot be loaded.
+        """
+        made: tuple[str, bytes, bytes] = await self._run_single(
+            self._fit_encoder, pages, prior, what="Fitting an encoder", deadline=deadline
+        )
+        return made
 
     async def read(
         self,
@@ -574,6 +648,18 @@ class Pdf:
         except PROCESS_DIED as error:
             logs.get().warning("page_task_died", pages=pages, error=type(error).__name__)
             return Failure(f"The reader crashed on it or needed more than {self._settings.page_timeout_s:g} s.")
+
+    async def _run_single(self, task: Any, *args: Any, what: str, deadline: Deadline) -> Any:
+        """Run a task that has one result, and a core of its own, in turn with those that read."""
+
+        async def run() -> Any:
+            async with self._ingesting.passed():
+                return await _outcome(task.remote(*args, self._setup(None)))
+
+        try:
+            return await deadline.run(run(), what)
+        except PROCESS_DIED:
+            raise Unavailable(f"{what} crashed or took too long.") from None
 
     async def _run_light(self, task: Any, path: str, *args: Any, what: str, deadline: Deadline) -> Any:
         async def run() -> Any:

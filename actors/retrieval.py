@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     # And every process that knows the role would load the libraries of the indexes, another 100 MB.
     from actors.search.encoder import Encoder
+    from actors.search.fast import FastEncoder
     from actors.search.filters import Filter
     from actors.search.queries import Encoded, QueryEncoder
     from actors.search.shelf import Shelf
@@ -362,7 +363,27 @@ class Retriever:
                 self._log.warning("snapshot_discarded", reason="It is of another store, or of another state of it.")
                 await asyncio.to_thread(index.shelf.close)
                 self._index = await asyncio.to_thread(self._build, fresh=True)
+        await self._take_fast_encoder()
         self._start = start
+
+    async def _take_fast_encoder(self) -> None:
+        """Use the newest fast encoder from now on, if there is a newer one."""
+        queries = self._built.queries
+        if queries is None:
+            return
+        kept = await self._database.fitted(
+            f"fast:{queries.identity}", known=queries.fast_version, deadline=Deadline.after(CALL_S)
+        )
+        if kept is None or not kept.content:
+            return
+        try:
+            made = await asyncio.to_thread(_unpacked, kept.content)
+        except ValueError as error:
+            self._log.warning("fast_encoder_refused", version=kept.version, error=str(error))
+        else:
+            if made.identity == queries.identity:
+                queries.use(made)
+                self._log.info("fast_encoder_taken", version=made.version)
 
     def _build(self, *, fresh: bool = False) -> _Index:
         """Load libraries, the encoder with its tokenizer, and, unless a fresh index is wanted, the snapshot.
@@ -496,6 +517,8 @@ class Retriever:
                 await self._write(self._put_all, [document])
         if latest:
             await self._write(self._built.shelf.commit)
+        if any(change.kind == "encoder" for change in changes):
+            await self._take_fast_encoder()
         for change in changes:
             if change.kind == "drop":
                 self._collections.discard(change.collection)
@@ -549,6 +572,12 @@ class Retriever:
 def _languages(settings: RetrievalSettings) -> dict[str, str]:
     """Language by collection, of those that have another than the rest."""
     return dict(entry.split("=", 1) for entry in settings.languages)
+
+
+def _unpacked(content: bytes) -> FastEncoder:
+    from actors.search.fast import FastEncoder
+
+    return FastEncoder.from_bytes(content)
 
 
 def _parsed(query: Query) -> Filter | None:

@@ -16,6 +16,7 @@ import json
 import math
 import os
 import resource
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,12 +28,12 @@ import tantivy
 from rich.console import Console
 from rich.table import Table
 
-from actors.messages import Chunk, Embeddings, PublishedDocument, Query, Words
+from actors.messages import WORD, Chunk, Embeddings, PublishedDocument, Query, Words
 from actors.search import fast
 from actors.search.dense import DenseIndex
 from actors.search.encoder import OnnxEncoder, Vectors, unit
 from actors.search.language import stems
-from actors.search.shelf import Shelf, Wanted
+from actors.search.shelf import DENSE, Shelf, Wanted
 from actors.search.wordpieces import default as default_pieces
 from config.settings import load
 
@@ -290,22 +291,42 @@ def _speed(collections: Sequence[Collection], encoder: OnnxEncoder, keep: Any, c
     if len(vectors) != len(wholes):
         raise SystemExit("Measure the quality first, with --cache: speed is measured over its vectors.")
     quick = _fit(wholes, vectors, encoder, keep)
-    shelf = Shelf(writer_memory_mb=500, max_query_terms=64, dense=DenseIndex(encoder.dimension, encoder.identity))
+    with tempfile.TemporaryDirectory() as folder:
+        asked = [text for one in collections for text in one.queries]
+        return _speed_in(Path(folder), wholes, asked, vectors, quick, count)
+
+
+def _speed_in(
+    folder: Path, wholes: Sequence[str], asked: Sequence[str], vectors: Vectors, quick: fast.FastEncoder, count: int
+) -> dict[str, Any]:
+    about = (quick.dimension, quick.identity)
+    options: dict[str, Any] = {"writer_memory_mb": 500, "max_query_terms": 64, "languages": ("english",)}
+    (folder / "first").mkdir()
+    shelf = Shelf(dense=DenseIndex(*about), folder=folder / "first", **options)
     chance = np.random.default_rng(0)
     started, cpu = time.perf_counter(), time.process_time()
     for first in range(0, count, len(wholes)):
         size = min(len(wholes), count - first)
-        noise = chance.normal(0, NOISE / math.sqrt(encoder.dimension), (size, encoder.dimension)).astype(np.float32)
+        noise = chance.normal(0, NOISE / math.sqrt(quick.dimension), (size, quick.dimension)).astype(np.float32)
         noisy = unit(vectors[:size] + noise if first else vectors[:size])
         for place in range(size):
             # Some words are cut off, so that no two are the same to BM25.
             text = wholes[place][: len(wholes[place]) - int(chance.integers(0, 1 + len(wholes[place]) // 2))]
-            chunk = Chunk(1, 0, 0, len(text), text, Words())
-            one = Embeddings.of(encoder.identity, noisy[place : place + 1])
+            chunk = Chunk(1, 0, 0, len(text), text, Words(bytes(WORD.itemsize * len(text.split()))))
+            one = Embeddings.of(quick.identity, noisy[place : place + 1])
             shelf.put(PublishedDocument(f"{first + place}", "", "all", (chunk,), {}, one))
     shelf.commit()
     built_s, built_cpu_s = time.perf_counter() - started, time.process_time() - cpu
-    asked = [text for one in collections for text in one.queries]
+    built = time.perf_counter()
+    (folder / "snapshot").mkdir()
+    account = shelf.save(folder / "snapshot")
+    saved_s = time.perf_counter() - built
+    shelf.close()
+    loading = time.perf_counter()
+    (folder / "second").mkdir()
+    dense = DenseIndex.load(folder / "snapshot" / DENSE, *about)
+    shelf = Shelf.load(folder / "snapshot", account, dense=dense, folder=folder / "second", **options)
+    loaded_s = time.perf_counter() - loading
     pieces = default_pieces()
     times, costs, parts = [], [], dict.fromkeys(("encode", "search"), 0.0)
     for batch in range(BATCHES + 5):
@@ -325,6 +346,8 @@ def _speed(collections: Sequence[Collection], encoder: OnnxEncoder, keep: Any, c
         "chunks": count,
         "build_s": built_s,
         "build_cpu_s": built_cpu_s,
+        "snapshot_s": saved_s,
+        "load_s": loaded_s,
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000,
         "queries_per_cpu_s": BATCH / float(np.mean(costs)),
         "queries_per_s": BATCH / float(np.mean(times)),

@@ -46,6 +46,7 @@ UPLOADS: Final = 8  # at once
 WORDS_A_PAGE: Final = 500
 BUDGET_S: Final = 600.0
 SETTINGS: Final = load(environ={"GATHERUM_LOGS__LEVEL": "ERROR"})
+WORDS_ALONE: Final = SETTINGS.encoder.model_copy(update={"kind": "none"})
 console = Console()
 
 
@@ -168,7 +169,7 @@ async def measured(place: Place, count: int) -> Figures:
     """Everything, on one database."""
     database, folder = database_of(place.url, place.folder), place.folder
     await database.start()
-    retriever = Retriever(SETTINGS.retrieval, SETTINGS.encoder.model_copy(update={"kind": "none"}), database)
+    retriever = Retriever(SETTINGS.retrieval, WORDS_ALONE, database)
     try:
         claim, commit, publish = await overhead(database, folder, count // 2)
         await retriever.start()
@@ -234,6 +235,7 @@ async def end_to_end(database: Database, retriever: Retriever, folder: Path, cou
         SETTINGS.ingest,
         database,
         PlainPdf(),  # type: ignore[arg-type]  # the part of the role that is called
+        WORDS_ALONE,
         blobs=Folder(folder / "blobs"),
         document_timeout_s=BUDGET_S,
     )

@@ -37,7 +37,7 @@ from power import PowerLoss
 from sqlalchemy import Engine, Pool, make_url
 from sqlalchemy import event as listening
 from sqlalchemy.ext.asyncio import AsyncConnection
-from stores import DEFAULTS, soon
+from stores import DEFAULTS, WORDS_ALONE, soon
 
 from actors.database import Database
 from actors.deadline import Deadline
@@ -322,6 +322,7 @@ async def _run(plan: Plan) -> None:
         INGEST.model_copy(update={"workers": plan.workers}),
         database,
         PlainPdf(plan, trigger),  # type: ignore[arg-type]  # the part of the role that is called
+        WORDS_ALONE,
         blobs=plan.blobs,
         document_timeout_s=60.0,
         dice=random.Random(plan.seed),

@@ -14,6 +14,7 @@ from actors.messages import (
     Change,
     Chunk,
     Embeddings,
+    Fitted,
     Job,
     Mention,
     Page,
@@ -203,6 +204,7 @@ class FakePublishing:
         self.documents: dict[str, PublishedDocument] = {}
         self.log: list[Change] = []
         self.names: set[str] = set()
+        self.kept: dict[str, Fitted] = {}
         self.down: Exception | None = None
         self.calls: list[str] = []
         self._news = asyncio.Condition()
@@ -214,7 +216,9 @@ class FakePublishing:
         self.documents[document.document_id] = document
         self._note("publish", document.document_id, document.collection)
 
-    def _note(self, kind: Literal["publish", "delete", "collection"], document_id: str, collection: str) -> None:
+    def _note(
+        self, kind: Literal["publish", "delete", "collection", "encoder"], document_id: str, collection: str
+    ) -> None:
         self.log.append(Change(len(self.log) + 1, kind, document_id, collection))
 
     async def publish(self, *documents: PublishedDocument) -> int:
@@ -256,6 +260,17 @@ class FakePublishing:
     async def collections(self, *, deadline: Deadline) -> list[str]:
         self._called("collections")
         return sorted(self.names)
+
+    async def fitted(self, name: str, *, known: str | None = None, deadline: Deadline) -> Fitted | None:
+        self._called("fitted")
+        kept = self.kept.get(name)
+        return replace(kept, content=b"") if kept and known in (None, kept.version) else kept
+
+    async def keep(self, fitted: Fitted) -> int:
+        """Keep something fitted."""
+        self.kept[fitted.name] = fitted
+        self._note("encoder", "", "")
+        return await self._tell()
 
     async def published(
         self, after: str | None, limit: int, *, encoder: str = "", deadline: Deadline

@@ -21,6 +21,9 @@ from config.settings import load
 DEFAULTS = load(environ={})
 """Read at import, because reading files blocks and most tests run in an event loop."""
 
+WORDS_ALONE = DEFAULTS.encoder.model_copy(update={"kind": "none"})
+"""No encoder."""
+
 
 def soon() -> Deadline:
     """Long enough for anything a test does."""

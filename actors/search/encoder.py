@@ -204,11 +204,6 @@ def local(settings: EncoderSettings, *, threads: int) -> OnnxEncoder:
     return OnnxEncoder.minilm(threads=threads)
 
 
-def wording(heading: str, text: str) -> str:
-    """What of a chunk is encoded."""
-    return f"{heading}\n{text}" if heading else text
-
-
 class RemoteEncoder:
     """An endpoint shaped like OpenAI's `/v1/embeddings`.
 

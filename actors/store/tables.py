@@ -170,6 +170,17 @@ vectors = Table(
     Column("data", LongBinary, nullable=False),  # dtype `VECTOR`
 )
 
+# What was computed from all vectors of an encoder, in parts.
+fitted = Table(
+    "fitted",
+    metadata,
+    Column("name", String(150), primary_key=True),
+    Column("part", Integer, primary_key=True),
+    Column("version", String(100), nullable=False),
+    Column("chunks", BigInteger, nullable=False),  # that there were then
+    Column("data", LongBinary, nullable=False),
+)
+
 entities = Table(
     "entities",
     metadata,

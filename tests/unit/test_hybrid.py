@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 
 from actors.deadline import Deadline
 from actors.errors import DeadlineExceeded, GatherumError, InvalidInput, Unavailable
-from actors.messages import Found, PublishedDocument, Query
+from actors.messages import Fitted, Found, PublishedDocument, Query
 from actors.retrieval import Retriever
 from actors.search import encoder as encoders
 from actors.search import queries as module
@@ -235,3 +235,27 @@ async def test_the_language_of_a_collection_decides_its_stems() -> None:
     found = await search(retriever, Query("Haus", ("de",)), Query("house", ("en",)))
     assert [best(one) for one in found] == ["d1", "d2"]
     await retriever.stop()
+
+
+async def test_a_fast_encoder_is_taken_as_soon_as_there_is_one(encoder: FakeEncoder) -> None:
+    documents = library(encoder)
+    database = FakePublishing(*documents)
+    settings = DEFAULTS.retrieval.model_copy(update={"writer_memory_mb": 15, "encoder": "fast"})
+    retriever = Retriever(settings, DEFAULTS.encoder, database)  # type: ignore[arg-type]
+    await retriever.start()
+    assert (await only(retriever, Query("moon"))).encoder == "exact"
+    with capture_logs() as lines:
+        broken = Fitted("fast:fake@1", "0", 3, b"no encoder")
+        await retriever.caught_up(await database.keep(broken), deadline=soon())
+        assert (await only(retriever, Query("moon"))).encoder == "exact"
+        made = encoder.fast()
+        kept = Fitted("fast:fake@1", made.version, 3, made.to_bytes())
+        await retriever.caught_up(await database.keep(kept), deadline=soon())
+        found = await only(retriever, Query("moon"))
+    assert (found.encoder, best(found)) == ("fast", "d1")
+    assert [line["event"] for line in lines if line["log_level"] == "warning"] == ["fast_encoder_refused"]
+    await retriever.stop()
+    other = Retriever(settings, DEFAULTS.encoder, database)  # type: ignore[arg-type]
+    await other.start()
+    assert (await only(other, Query("moon"))).encoder == "fast"
+    await other.stop()

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import pytest
 from fakes import FakePdf
-from stores import DEFAULTS, open_database, soon, upload
+from stores import DEFAULTS, WORDS_ALONE, open_database, soon, upload
 
 from actors.database import Database
 from actors.deadline import Deadline
@@ -122,6 +122,7 @@ class Bench:
             SETTINGS,
             cast("Database", self.store),
             cast("Pdf", self.pdf),
+            WORDS_ALONE,
             blobs=Folder(folder / "blobs"),
             document_timeout_s=30.0,
             dice=random.Random(1),

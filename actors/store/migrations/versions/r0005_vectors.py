@@ -1,4 +1,4 @@
-"""Vectors of chunks.
+"""Vectors of chunks, and what is fitted to them.
 
 Follows 0004.
 """
@@ -26,4 +26,13 @@ def upgrade() -> None:
         sa.Column("dimension", sa.Integer(), nullable=False),
         sa.Column("data", sa.LargeBinary().with_variant(mysql.LONGBLOB(), "mysql"), nullable=False),
         sa.PrimaryKeyConstraint("sha256", "pipeline", "page", "encoder", name=op.f("pk_vectors")),
+    )
+    op.create_table(
+        "fitted",
+        sa.Column("name", sa.String(length=150), nullable=False),
+        sa.Column("part", sa.Integer(), nullable=False),
+        sa.Column("version", sa.String(length=100), nullable=False),
+        sa.Column("chunks", sa.BigInteger(), nullable=False),
+        sa.Column("data", sa.LargeBinary().with_variant(mysql.LONGBLOB(), "mysql"), nullable=False),
+        sa.PrimaryKeyConstraint("name", "part", name=op.f("pk_fitted")),
     )

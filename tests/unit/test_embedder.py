@@ -1,0 +1,150 @@
+"""The embedder over a real store and a stand-in for tasks: what it does, in which order, and when it rests."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fakes import FakeEncoder, page_reading
+from stores import DEFAULTS, open_database, publish, soon
+from structlog.testing import capture_logs
+
+from actors import embedder as module
+from actors.deadline import Deadline
+from actors.embedder import Embedder
+from actors.errors import Unavailable
+from actors.messages import Chunk, Embeddings, PageChunks
+from actors.reading import embedding
+from actors.search import encoder as encoders
+from actors.search import fast
+from actors.search.fast import FastEncoder
+
+
+class FakeTasks:
+    """The part of the Pdf role that is called."""
+
+    def __init__(self, encoder: FakeEncoder) -> None:
+        self.encoder = encoder
+        self.down: Exception | None = None
+        self.priors: list[bytes] = []
+        self.embedded = 0
+
+    async def encoder_identity(self, *, deadline: Deadline) -> str:
+        return self.encoder.identity
+
+    async def embed(self, pages: list[tuple[Chunk, ...]], *, deadline: Deadline) -> list[Embeddings]:
+        if self.down:
+            raise self.down
+        self.embedded += len(pages)
+        return embedding.embed(pages, DEFAULTS.encoder)
+
+    async def fit_encoder(
+        self, pages: list[PageChunks], prior: bytes, *, deadline: Deadline
+    ) -> tuple[str, bytes, bytes]:
+        self.priors.append(prior)
+        made = self.encoder.fast()
+        return made.version, made.to_bytes(), b"prior"
+
+
+@pytest.fixture
+def encoder(monkeypatch: pytest.MonkeyPatch) -> FakeEncoder:
+    fake = FakeEncoder()
+    monkeypatch.setattr(encoders, "local", lambda settings, *, threads: fake)
+    monkeypatch.setattr(module, "FIRST_CHUNKS", 3)
+    return fake
+
+
+async def steps(embedder: Embedder) -> int:
+    count = 0
+    while await embedder.step():
+        count += 1
+    return count
+
+
+async def test_chunks_get_their_vectors_and_questions_their_fast_encoder(
+    encoder: FakeEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PAGES", 2)
+    monkeypatch.setattr(module, "SAMPLE_PAGES", 2)
+    tasks = FakeTasks(encoder)
+    async with open_database(tmp_path) as database:
+        embedder = Embedder(database, tasks, pause_s=60)  # type: ignore[arg-type]
+        assert await steps(embedder) == 0
+        await publish(database, tmp_path, [page_reading(1), page_reading(2)], b"one")
+        assert await steps(embedder) == 1
+        assert await database.fitted("fast:fake@1", deadline=soon()) is None
+        await publish(database, tmp_path, [page_reading(1), page_reading(2), page_reading(3)], b"two")
+        assert await steps(embedder) == 3
+        assert tasks.embedded == 5
+        kept = await database.fitted("fast:fake@1", known="", deadline=soon())
+        assert kept is not None
+        assert (kept.version, kept.chunks) == (encoder.fast().version, 5)
+        assert FastEncoder.from_bytes(kept.content).identity == "fake@1"
+        # Not before the corpus has doubled; and the prior is made once.
+        pages = [page_reading(number) for number in range(1, 6)]
+        await publish(database, tmp_path, pages[:4], b"three")
+        assert await steps(embedder) == 2
+        await publish(database, tmp_path, pages[:1], b"four")
+        assert await steps(embedder) == 2
+        assert tasks.priors == [b"", b"prior"]
+
+
+async def test_another_encoder_has_everything_embedded_anew(encoder: FakeEncoder, tmp_path: Path) -> None:
+    async with open_database(tmp_path) as database:
+        await publish(database, tmp_path, [page_reading(1)], b"one")
+        await steps(Embedder(database, FakeTasks(encoder), pause_s=60))  # type: ignore[arg-type]
+        encoder.identity = "fake@2"
+        assert await steps(Embedder(database, FakeTasks(encoder), pause_s=60)) == 2  # type: ignore[arg-type]
+        assert await database.embedded_chunks("fake@1", deadline=soon()) == 0
+        assert await database.embedded_chunks("fake@2", deadline=soon()) == 1
+
+
+async def test_what_fails_is_tried_again_after_a_pause(encoder: FakeEncoder, tmp_path: Path) -> None:
+    tasks = FakeTasks(encoder)
+    tasks.down = Unavailable("No page tasks.")
+    pauses: list[float] = []
+    async with open_database(tmp_path) as database:
+        await publish(database, tmp_path, [page_reading(1)])
+
+        async def sleep(seconds: float) -> None:
+            pauses.append(seconds)
+            tasks.down = None
+            if len(pauses) == 2:
+                raise asyncio.CancelledError
+
+        with capture_logs() as lines, pytest.raises(asyncio.CancelledError):
+            await Embedder(database, tasks, pause_s=60, sleep=sleep).run()  # type: ignore[arg-type]
+        assert await database.unembedded("fake@1", 10, deadline=soon()) == []
+    assert pauses == [60, 60]
+    warnings = [line for line in lines if line["log_level"] == "warning"]
+    assert [(line["event"], line["error"]) for line in warnings] == [("embedding_waits", "No page tasks.")]
+
+
+def test_a_fit_uses_its_prior_and_gives_it_back(encoder: FakeEncoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    start = np.zeros((len(encoder.pieces), encoder.dimension), np.float32)
+    start[:, 0] = np.linspace(0, 1, len(start))
+
+    def prior(used: Any, pieces: Any) -> Any:
+        made.append(1)
+        return start
+
+    monkeypatch.setattr(fast, "prior", prior)
+    texts = ["Titan is a moon.", "Heat the oven.", "A wing in the flow."]
+    chunks = tuple(Chunk(1, n, 0, len(text), text, page_reading(1).page.words) for n, text in enumerate(texts))
+    pages = [PageChunks("a" * 64, 1, 1, chunks, *embedding.embed([chunks], DEFAULTS.encoder))]
+    version, content, kept = embedding.fit(pages, DEFAULTS.encoder, b"")
+    again = embedding.fit(pages, DEFAULTS.encoder, kept)
+    assert made == [1]
+    assert again[2] == kept
+    assert embedding.fit(pages, DEFAULTS.encoder, b"something else")[0] == version
+    assert made == [1, 1]
+    fitted = FastEncoder.from_bytes(content)
+    assert fitted.version == version
+    pieces: Callable[[list[str]], Any] = encoder.pieces.pieces
+    near = fitted.encode(pieces(["moon"])) @ encoder.vectors(texts).T
+    assert int(near.argmax()) == 0
