@@ -579,7 +579,7 @@ class Database:
         self._tell()
 
     async def fitted(self, name: str, *, known: str | None = None, deadline: Deadline) -> Fitted | None:
-        """What is kept under a name; with its content where a version is `known`, maybe an empty one, that it is not."""
+        """What is kept under a name; with its content where a version is `known` (empty for none) and it is another."""
         return await self._read(partial(vectors.find, name=name, known=known), deadline, "reading an encoder")
 
     async def entity_names(self, after: int, limit: int, *, deadline: Deadline) -> list[EntityName]:

@@ -342,7 +342,8 @@ class Retriever:
                 await self._apply(changes)
             if len(changes) < CHANGES:
                 self._behind_since = None
-            if self._snapshots is not None and self._change > self._saved and self._clock() >= self._save_at:
+            due = self._change > self._saved and self._clock() >= self._save_at
+            if due and self._snapshots is not None and self._built.shelf.documents:
                 await self._write(self._save, self._snapshots)
 
     async def _begin(self, index: _Index) -> None:

@@ -14,17 +14,36 @@ import weakref
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
-from actors.messages import Chunk, ChunkKind, Words
+from actors.messages import Chunk, ChunkKind
 
 _HEAD: Final = struct.Struct("<qiiiBI")
 """Of a record: the document's number, page, start, end, kind, and bytes of the text; text and words follow."""
 
 _KINDS: Final[tuple[ChunkKind, ...]] = ("text", "table")
 _READ: Final = 1 << 22
+
+
+class Kept(NamedTuple):
+    """What is kept of a chunk: all but its heading and ordinal, which nobody is shown.
+
+    A plain tuple, because making ten frozen objects a query takes as long as reading ten records.
+
+    Attributes:
+        document: its number.
+        words: as `Words.data`.
+    """
+
+    document: int
+    page: int
+    start: int
+    end: int
+    text: str
+    words: bytes
+    kind: ChunkKind
 
 
 class Contents:
@@ -71,15 +90,15 @@ class Contents:
         self._count = count
         return entries
 
-    def get(self, entry: int) -> tuple[int, Chunk]:
-        """The number of the document, and the chunk without its heading and ordinal, which nobody is shown."""
+    def get(self, entry: int) -> Kept:
+        """What is kept of a chunk."""
         ends = self._ends
         first = int(ends[entry - 1]) if entry else 0
         record = os.pread(self._fd, int(ends[entry]) - first, first)
         document, page, start, end, kind, length = _HEAD.unpack_from(record)
         text_end = _HEAD.size + length
         text = record[_HEAD.size : text_end].decode("utf-8", "surrogatepass")
-        return document, Chunk(page, 0, start, end, text, Words(record[text_end:]), kind=_KINDS[kind])
+        return Kept(document, page, start, end, text, record[text_end:], _KINDS[kind])
 
     def close(self) -> None:
         """Close the file, which else is closed when nothing refers to this object any more."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
@@ -31,8 +30,6 @@ RUN: Final = 3
 
 Hit = tuple[int, float]
 
-_SCORE = operator.itemgetter(1)
-
 
 def fuse(signals: Iterable[tuple[float, Mapping[int, float]]]) -> list[Hit]:
     """Fuse scored signals.
@@ -46,22 +43,29 @@ def fuse(signals: Iterable[tuple[float, Mapping[int, float]]]) -> list[Hit]:
     Returns:
         (entry, score), best first, equal scores by ascending entry; a score is the sum of weight x score / best score.
     """
-    best = ((weight, max(scores.values()), scores) for weight, scores in signals if scores)
-    # Where the best score is not above 0, nothing is alike.
-    scaled = [(weight / top if top > 0 else 0.0, scores) for weight, top, scores in best]
-    totals = dict.fromkeys(itertools.chain.from_iterable(scores for _, scores in scaled), 0.0)
-    if len(scaled) > 2:
-        # fsum rounds once, so that the order of the signals cannot show in the last digit; two have none.
-        for entry in totals:
-            totals[entry] = math.fsum(factor * max(scores.get(entry, 0.0), 0.0) for factor, scores in scaled)
-    else:
-        for factor, scores in scaled:
-            for entry, score in scores.items():
-                if score > 0:
-                    totals[entry] += factor * score
-    fused = sorted(totals.items())
-    fused.sort(key=_SCORE, reverse=True)  # stable, and reversed all the same: equal ones stay by ascending entry
-    return fused
+    totals: dict[int, float] = {}
+    parts: dict[int, list[float]] = {}
+    signals = [(weight, scores) for weight, scores in signals if scores]
+    several = len(signals) > 2
+    for weight, scores in signals:
+        top = max(scores.values())
+        # Where the best score is not above 0, nothing is alike.
+        factor = weight / top if top > 0 else 0.0
+        for entry, score in scores.items():
+            part = factor * score if score > 0 else 0.0
+            if entry in totals:
+                totals[entry] += part
+                if several:
+                    parts[entry].append(part)
+            else:
+                totals[entry] = part
+                if several:
+                    parts[entry] = [part]
+    # fsum rounds once, so that the order of more than two signals cannot show in the last digit.
+    totals.update((entry, math.fsum(summed)) for entry, summed in parts.items())
+    # Stable, and reversed all the same: equal ones stay by ascending entry.
+    order = sorted(sorted(totals), key=totals.__getitem__, reverse=True)
+    return [(entry, totals[entry]) for entry in order]
 
 
 def merge(rankings: Iterable[Sequence[Hit]], *, limit: int) -> list[Hit]:

@@ -18,7 +18,7 @@ import numpy as np
 import orjson
 
 from actors.errors import InvalidInput
-from actors.messages import Chunk, Passage, PublishedDocument, Query
+from actors.messages import Passage, PublishedDocument, Query, Words
 from actors.search.contents import Contents
 from actors.search.dense import DenseIndex, Entries
 from actors.search.encoder import Vectors
@@ -322,10 +322,13 @@ class Shelf:
                 lists[place].lexical = dict(hits)
         if vectors is not None:
             self._ask_dense(wanted, vectors, held, lists)
-        for place, given in lists.items():
-            item = wanted[place]
-            ranked = fuse([(item.lexical_weight, given.lexical), (item.dense_weight, given.dense)])
-            found[place] = self._passages(ranked, given, item.query.limit)
+        ranked = {
+            place: fuse([(wanted[place].lexical_weight, given.lexical), (wanted[place].dense_weight, given.dense)])
+            for place, given in lists.items()
+        }
+        limits = {place: wanted[place].query.limit for place in ranked}
+        for place, hits in self._distinct(ranked, limits).items():
+            found[place] = self._passages(hits, lists[place], limits[place])
         return found
 
     def _hold(self, item: Wanted, known: dict[Any, _Held], *, dense: bool) -> _Held:
@@ -381,54 +384,63 @@ class Shelf:
             limit = max(CANDIDATES, *(wanted[place].query.limit for place in group))
             hits = dense.search(vectors[group], limit=limit, allowed=held[group[0]].entries)
             for place, (entries, near) in zip(group, hits, strict=True):
-                given = lists[place]
-                given.dense = dict(zip(entries.tolist(), near.tolist(), strict=True))
-                # Found by their words alone: their cosines too, or they would count as unlike.
-                others = [entry for entry in given.lexical if entry not in given.dense]
-                if others:
-                    cosines = dense.cosines(vectors[place], np.array(others, np.int64))
-                    given.dense.update(zip(others, cosines.tolist(), strict=True))
+                lists[place].dense = dict(zip(entries.tolist(), near.tolist(), strict=True))
+        # Of those found by their words alone the cosines too, or they would count as unlike.
+        asked = [place for group in groups.values() for place in group]
+        others = [np.array([*lists[place].lexical.keys() - lists[place].dense.keys()], np.int64) for place in asked]
+        for place, entries, near in zip(asked, others, dense.cosines(vectors[asked], others), strict=True):
+            lists[place].dense.update(zip(entries.tolist(), near.tolist(), strict=True))
 
-    def _passages(self, ranked: Sequence[Hit], given: _Lists, limit: int) -> list[Passage]:
-        hits = ranked[: limit + SPARE]
-        placed: list[tuple[Hit, _Document, Chunk]] = []
-        if self._dense is not None and len(hits) > 1:
-            vectors = self._dense.vectors(np.array([entry for entry, _ in hits], np.int64))
-            hits = [hits[place] for place in distinct(vectors, self._text_of(hits), limit=limit + SPARE)]
-        for hit in hits:
-            number, chunk = self._contents.get(hit[0])
-            # A commit between the search and here may have taken the document away.
-            document = self._numbers.get(number)
-            if document is not None:
-                placed.append((hit, document, chunk))
-            if len(placed) == limit:
+    def _distinct(self, ranked: Mapping[int, Sequence[Hit]], limits: Mapping[int, int]) -> dict[int, list[Hit]]:
+        """Per query its hits without near repetitions of one before, some more than are wanted."""
+        heads = {place: list(hits[: limits[place] + SPARE]) for place, hits in ranked.items()}
+        if self._dense is None:
+            return heads
+        entries = [entry for hits in heads.values() for entry, _ in hits]
+        vectors = self._dense.vectors(np.array(entries, np.int64))
+        first = 0
+        for place, hits in heads.items():
+            own = vectors[first : first + len(hits)]
+            first += len(hits)
+            heads[place] = [hits[at] for at in distinct(own, self._text_of(hits), limit=len(hits))]
+        return heads
+
+    def _passages(self, hits: Sequence[Hit], given: _Lists, limit: int) -> list[Passage]:
+        passages: list[Passage] = []
+        for entry, score in hits:
+            if len(passages) == limit:
                 break
-        signals = (("lexical", given.lexical), ("dense", given.dense))
-        return [
-            _passage(document, chunk, score, {name: by[entry] for name, by in signals if entry in by})
-            for (entry, score), document, chunk in placed
-        ]
+            kept = self._contents.get(entry)
+            # A commit between the search and here may have taken the document away.
+            document = self._numbers.get(kept.document)
+            if document is None:
+                continue
+            scores = {}
+            if entry in given.lexical:
+                scores["lexical"] = given.lexical[entry]
+            if entry in given.dense:
+                scores["dense"] = given.dense[entry]
+            passages.append(
+                Passage(
+                    document.document_id,
+                    document.title,
+                    document.collection,
+                    kept.page,
+                    kept.start,
+                    kept.end,
+                    kept.text,
+                    Words(kept.words),
+                    score,
+                    scores,
+                    kept.kind,
+                )
+            )
+        return passages
 
     def _text_of(self, hits: Sequence[Hit]) -> Callable[[int], str]:
-        return lambda place: self._contents.get(hits[place][0])[1].text
+        return lambda place: self._contents.get(hits[place][0]).text
 
 
 def _entries(ranges: Sequence[range]) -> Entries:
     spans = [np.arange(ids.start, ids.stop, dtype=np.int64) for ids in ranges]
     return np.sort(np.concatenate(spans)) if spans else np.empty(0, np.int64)
-
-
-def _passage(document: _Document, chunk: Chunk, score: float, scores: dict[str, float]) -> Passage:
-    return Passage(
-        document_id=document.document_id,
-        title=document.title,
-        collection=document.collection,
-        page=chunk.page,
-        start=chunk.start,
-        end=chunk.end,
-        text=chunk.text,
-        words=chunk.words,
-        score=score,
-        scores=scores,
-        kind=chunk.kind,
-    )

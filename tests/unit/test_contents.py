@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.messages import Chunk, ChunkKind, Words
-from actors.search.contents import Contents
+from actors.search.contents import Contents, Kept
 
 WORDS = Words.of([(0, 3, 1.0, 2.0, 3.0, 4.0)])
 
@@ -18,13 +18,17 @@ def chunk(text: str, page: int = 1, kind: ChunkKind = "text") -> Chunk:
     return Chunk(page, 0, 5, 5 + len(text), text, WORDS, kind=kind)
 
 
+def kept(document: int, of: Chunk) -> Kept:
+    return Kept(document, of.page, of.start, of.end, of.text, of.words.data, of.kind)
+
+
 @given(st.lists(st.lists(st.text(), max_size=4), max_size=5))
 def test_whatever_is_added_comes_back(documents: list[list[str]]) -> None:
     contents = Contents()
     added = {}
     for number, texts in enumerate(documents):
         chunks = [chunk(text, page, "table" if page % 2 else "text") for page, text in enumerate(texts)]
-        added.update(dict(zip(contents.add(number, chunks), [(number, one) for one in chunks], strict=True)))
+        added.update(dict(zip(contents.add(number, chunks), [kept(number, one) for one in chunks], strict=True)))
     assert {entry: contents.get(entry) for entry in added} == added
     assert contents.next_entry == len(added)
 
@@ -48,9 +52,9 @@ def test_a_snapshot_has_what_was_there_and_goes_on(tmp_path: Path) -> None:
     for _ in range(2):
         contents = load(tmp_path, account)
         assert contents.next_entry == 2
-        assert contents.get(1) == (0, chunk("two"))
+        assert contents.get(1) == kept(0, chunk("two"))
         assert contents.add(9, [chunk("four")]) == range(2, 3)
-        assert contents.get(2) == (9, chunk("four"))
+        assert contents.get(2) == kept(9, chunk("four"))
         contents.close()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.search.dense import CorruptSnapshot, DenseIndex
+from actors.search.dense import STEPS, CorruptSnapshot, DenseIndex
 from actors.search.encoder import Vectors, unit
 
 DIMENSION = 16
@@ -21,7 +22,7 @@ MODEL = "model@1"
 
 def vectors(count: int, seed: int = 0) -> Vectors:
     made = unit(np.random.default_rng(seed).normal(size=(count, DIMENSION)).astype(np.float32))
-    return made.astype(np.float16).astype(np.float32)  # as they are kept
+    return np.rint(made * np.float32(STEPS)) * np.float32(1 / STEPS)  # as they are kept
 
 
 def filled(count: int, *, exact_below: int = 50_000, dead: range = range(0)) -> DenseIndex:
@@ -109,6 +110,29 @@ def test_a_limit_beyond_all_gives_all() -> None:
     assert len(found(filled(900, exact_below=100), vectors(1)[0], 10**9)) == 900
 
 
+def test_searches_go_on_while_a_graph_is_built() -> None:
+    index = filled(1_500, exact_below=500)
+    query = vectors(1, 3)[0]
+    seen: list[set[int]] = []
+    done = threading.Event()
+
+    def search() -> None:
+        while not done.is_set():
+            seen.append(set(found(index, query, 20)))
+
+    searching = threading.Thread(target=search)
+    searching.start()
+    index.add(range(1_500, 6_000), vectors(6_000)[1_500:])
+    index.remove(range(0, 1_500))
+    index.commit()
+    done.set()
+    searching.join()
+    assert len(seen) > 2
+    assert min(map(len, seen)) >= 15
+    # The state before or the one after, never some of both.
+    assert all(max(one) < 1_500 or min(one) >= 1_500 for one in seen)
+
+
 def test_nothing_is_seen_before_the_commit() -> None:
     index = filled(10)
     index.remove([0])
@@ -139,7 +163,11 @@ def test_it_changes_over_to_the_graph_and_back_by_its_size() -> None:
 
 def test_cosines_of_what_is_held_and_of_what_is_not() -> None:
     index = filled(5, dead=range(3, 4))
-    assert index.cosines(vectors(1)[0], np.array([0, 3, 99])) == pytest.approx([1.0, 0.0, 0.0], abs=1e-3)
+    first, second, third = index.cosines(vectors(3), [np.array([0, 3, 99]), np.array([], np.int64), np.array([2])])
+    assert first == pytest.approx([1.0, 0.0, 0.0], abs=1e-3)
+    assert second.tolist() == []
+    assert third == pytest.approx([1.0], abs=1e-3)
+    assert index.cosines(vectors(0), []) == []
 
 
 def test_entries_are_added_in_order_with_vectors_that_fit() -> None:
