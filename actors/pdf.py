@@ -15,8 +15,8 @@ import functools
 import os
 import socket
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator, Sequence
-from contextlib import ExitStack, aclosing, contextmanager, nullcontext
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Sequence
+from contextlib import aclosing, nullcontext
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
@@ -31,28 +31,17 @@ from ray.exceptions import (
 )
 
 from actors.deadline import Deadline
-from actors.errors import (
-    DeadlineExceeded,
-    DocumentTooLarge,
-    GatherumError,
-    InvalidInput,
-    NotFound,
-    ReadingFailed,
-    Unavailable,
-)
+from actors.errors import DeadlineExceeded, GatherumError, InvalidInput, NotFound, ReadingFailed, Unavailable
 from actors.gate import Gate
-from actors.messages import Box, DocumentInfo, Health, Mention, Page, PageRange, PageReading, Words
-from actors.reading import limits
+from actors.messages import Box, DocumentInfo, Health, Page, PageRange, PageReading, Words
+from actors.reading import limits, tasks
 from actors.reading.ranges import Range, after_failure, ingest_width, quick_size, split, split_scanned
+from actors.reading.tasks import Report, Setup
 from config import logs
 from config.settings import EntitiesSettings, LogSettings, PdfSettings
 
 if TYPE_CHECKING:
-    import pymupdf
-
-    from actors.reading.furniture import Margins
     from actors.reading.survey import Survey
-    from actors.reading.triage import Why
 
 T = TypeVar("T")
 Task = TypeVar("Task", bound=Callable[..., Any])
@@ -61,27 +50,9 @@ AHEAD: Final = 2  # ranges in flight for each that can run, so that no core wait
 LIGHT_TASKS: Final = 4  # inspections and renderings at once; they reserve no CPU
 PIXEL_BYTES: Final = 4  # at most, in a file that holds a rendering
 NICENESS: Final = 10  # of page tasks: a question's process gets nine times the CPU time of one, if both want it
-OCR_SHARE: Final = 0.9  # of a range's time; the rest is for the worker to report that Tesseract took too long
 
 # A node that went away says nothing about its pages: that is `Unavailable`, and waited out.
 PROCESS_DIED = (WorkerCrashedError, OutOfMemoryError)
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What a task did, small enough to travel through the actor.
-
-    Attributes:
-        done: pages among its readings.
-        scanned: pages it left, each with what is wrong with its text: they need optical recognition.
-        chars: length of the text read.
-        margins: of the pages that were recognised: what they tell of heads and feet.
-    """
-
-    done: tuple[int, ...]
-    scanned: tuple[tuple[int, Why], ...] = ()
-    chars: int = 0
-    margins: tuple[Margins, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,32 +62,7 @@ class Failure:
     reason: str
 
 
-# --- in the task's process ------------------------------------------------------------------------------------------
-# PyMuPDF and spaCy are imported where they are used: an actor or an HTTP replica that knows the role, but never opens a
-# PDF itself, stays 150 MB smaller.
-
-
-@dataclass(frozen=True, slots=True)
-class Setup:
-    """What a task needs to know besides its pages.
-
-    Attributes:
-        settings: limits and resolutions.
-        model: spaCy pipeline; None where only the pages are wanted.
-        logs: level and format.
-        context: values bound to every log line, such as the request's id.
-        details: whether links, images and tables are wanted.
-        images: whether the bytes of images are wanted too.
-        survey: what the chunks of a page need to know of the rest of the document; None where that is unknown.
-    """
-
-    settings: PdfSettings
-    model: str | None
-    logs: LogSettings
-    context: dict[str, Any]
-    details: bool = False
-    images: bool = False
-    survey: Survey | None = None
+# --- in the task's process --------------------------------------------------------------------------------------------
 
 
 def confined(work: Task) -> Task:
@@ -151,157 +97,6 @@ def _retire(max_calls: int) -> None:
     counts.update(dict.fromkeys(counts, max_calls - 1))
 
 
-def read_range(path: str, part: Range, setup: Setup) -> tuple[Report, tuple[PageReading, ...]]:
-    """Read some pages. Runs in a task; also the whole of it, so it can be tested without one.
-
-    Args:
-        path: of the PDF.
-        part: pages; their text layer is read, unless the range says why it will not do.
-        setup: see there.
-
-    Raises:
-        EncryptedPdf, DocumentTooLarge, ReadingFailed, UnknownPage: the range cannot be read.
-    """
-    from actors.reading import furniture, pages
-
-    settings = setup.settings
-    found: list[Page] = []
-    scanned: list[tuple[int, Why]] = []
-    with _opened(path, setup) as document:
-        if part.whys:
-            from actors.reading import ocr
-
-            budget = settings.page_timeout_s * len(part.pages)
-            with limits.clock(budget):
-                found = ocr.read(
-                    document,
-                    list(zip(part.pages, part.whys, strict=True)),
-                    dpi=settings.ocr_dpi,
-                    max_pixels=settings.max_pixels,
-                    languages=settings.ocr_languages,
-                    timeout_s=budget * OCR_SHARE,
-                )
-        else:
-            for number in part.pages:
-                with limits.clock(settings.page_timeout_s):
-                    page, why = pages.read(document, number)
-                if why:
-                    scanned.append((number, why))
-                else:
-                    found.append(page)
-        for page in found:
-            if page.error:
-                logs.get().warning("page_unreadable", page=page.number, error=page.error)
-        if setup.details or setup.model:
-            from actors.reading import structure, tables
-
-            for index, page in enumerate(found):
-                with limits.clock(settings.page_timeout_s):
-                    page = tables.with_tables(document, page)
-                    found[index] = structure.detailed(document, page) if setup.details else page
-        if setup.images:
-            from actors.reading import images
-            from actors.reading.allowance import Allowance
-
-            allowance = Allowance(int(settings.max_images_mb * limits.MB))
-            for index, page in enumerate(found):
-                with limits.clock(settings.page_timeout_s):
-                    found[index] = images.with_bytes(document, page, allowance, settings.max_pixels)
-        readings = tuple(map(PageReading, found))
-        if setup.model:
-            with limits.clock(settings.page_timeout_s * len(part.pages)):
-                readings = enrich(found, settings.chunk_tokens, setup.model, setup.survey)
-    chars = sum(len(page.text) for page in found)
-    margins = tuple(map(furniture.margins, found)) if part.whys else ()
-    return Report(tuple(page.number for page in found), tuple(scanned), chars, margins), readings
-
-
-def enrich_range(
-    readings: Sequence[PageReading], pages: tuple[int, ...], setup: Setup
-) -> tuple[Report, tuple[PageReading, ...]]:
-    """Add chunks and mentions to pages that were read without; in a task of its own, as `read_range`.
-
-    Args:
-        readings: of some pages.
-        pages: those of them that are wanted.
-        setup: with a model.
-    """
-    settings = setup.settings
-    with limits.clock(settings.page_timeout_s * len(pages)):
-        found = [reading.page for reading in readings if reading.page.number in pages]
-        return Report(pages), enrich(found, settings.chunk_tokens, setup.model or "", setup.survey)
-
-
-def enrich(
-    found: Sequence[Page], chunk_tokens: int, model: str, known: Survey | None = None
-) -> tuple[PageReading, ...]:
-    """Pages with their chunks and mentions."""
-    from actors.reading import chunking, mentions
-    from actors.reading.survey import Survey
-
-    survey = known or Survey()
-    named = mentions.find_mentions([page.text for page in found], model)
-    return tuple(
-        PageReading(
-            page,
-            chunking.chunk(
-                page, chunk_tokens, furniture=survey.furniture_of(page), heading=survey.heading(page.number)
-            ),
-            tuple(Mention(m.text, m.label, m.start, m.end, page.number) for m in names),
-        )
-        for page, names in zip(found, named, strict=True)
-    )
-
-
-def survey_file(path: str, setup: Setup) -> Survey:
-    """`survey.survey` in a task."""
-    from actors.reading.survey import survey
-
-    with _opened(path, setup) as document:
-        return survey(document, setup.settings.page_timeout_s)
-
-
-def check_ocr(languages: tuple[str, ...]) -> None:
-    """`tesseract.check_languages`; what that needs is imported only here."""
-    from actors.reading import tesseract
-
-    tesseract.check_languages(languages)
-
-
-def inspect_file(path: str, setup: Setup) -> DocumentInfo:
-    """`pages.inspect` in a task."""
-    from actors.reading import pages
-
-    limits.check_file(path, setup.settings.max_file_mb)
-    with limits.clock(setup.settings.page_timeout_s):
-        return pages.inspect(path, setup.settings.max_pages)
-
-
-def render_page(path: str, page: int, boxes: tuple[Box, ...], dpi: int, setup: Setup) -> bytes:
-    """`pages.render` in a task."""
-    from actors.reading import pages
-
-    limits.check_file(path, setup.settings.max_file_mb)
-    with limits.clock(setup.settings.page_timeout_s):
-        return pages.render(path, page, boxes, dpi, setup.settings.max_pixels)
-
-
-@contextmanager
-def _opened(path: str, setup: Setup) -> Iterator[pymupdf.Document]:
-    """The open document, if it is within the limits. Opening a damaged one searches it, so that has its clock too."""
-    from actors.reading import pages
-
-    settings = setup.settings
-    limits.check_file(path, settings.max_file_mb)
-    with ExitStack() as stack:
-        with limits.clock(settings.page_timeout_s):
-            document = stack.enter_context(pages.opened(path, coloured=setup.images))
-            count = document.page_count
-        if count > settings.max_pages:
-            raise DocumentTooLarge(f"The PDF has {count:,} pages; the limit is {settings.max_pages:,}.")
-        yield document
-
-
 @cache
 def _set_up_process(settings: LogSettings) -> None:
     logs.configure(settings, role="pages")
@@ -331,13 +126,13 @@ class Pdf:
         # Retries are ours: after a crash Ray would repeat the whole range, and crash again.
         calls = settings.task_max_calls
         heavy = ray.remote(num_cpus=settings.task_cpus, num_returns=2, max_calls=calls, max_retries=0)
-        self._read_range: Any = heavy(confined(read_range))
-        self._enrich_range: Any = heavy(confined(enrich_range))
+        self._read_range: Any = heavy(confined(tasks.read_range))
+        self._enrich_range: Any = heavy(confined(tasks.enrich_range))
         # Without a CPU of their own, so that they never queue behind optical recognition.
         light = ray.remote(num_cpus=0, max_calls=calls, max_retries=0)
-        self._inspect_file: Any = light(confined(inspect_file))
-        self._survey_file: Any = light(confined(survey_file))
-        self._render_page: Any = light(confined(render_page))
+        self._inspect_file: Any = light(confined(tasks.inspect_file))
+        self._survey_file: Any = light(confined(tasks.survey_file))
+        self._render_page: Any = light(confined(tasks.render_page))
 
     async def start(self) -> None:
         """Check that this node can read scanned pages. The tasks' processes are Ray's.
@@ -346,7 +141,7 @@ class Pdf:
             ReadingFailed: Tesseract or a language pack is missing.
         """
         # Now, and not when the first scan comes along, which may be page 800 of an upload.
-        await asyncio.to_thread(check_ocr, self._settings.ocr_languages)
+        await asyncio.to_thread(tasks.check_ocr, self._settings.ocr_languages)
 
     async def stop(self) -> None:
         """Nothing to stop: Ray ends the tasks of an actor that is gone."""

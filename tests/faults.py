@@ -20,9 +20,10 @@ from typing import Any
 import ray
 from ray import cloudpickle
 
-from actors.pdf import Pdf, Setup, confined, read_range
+from actors.pdf import Pdf, confined
 from actors.reading import limits
 from actors.reading.ranges import Range
+from actors.reading.tasks import Setup, read_range
 
 # Tasks run in processes that cannot import from the tests.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])

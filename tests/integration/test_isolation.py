@@ -32,9 +32,10 @@ from faults import (
 
 from actors.deadline import Deadline
 from actors.messages import Page, PageRange
-from actors.pdf import Pdf, Setup, confined, read_range
+from actors.pdf import Pdf, confined
 from actors.reading import limits
 from actors.reading.ranges import Range
+from actors.reading.tasks import Setup, read_range
 from config.settings import load
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_node")]

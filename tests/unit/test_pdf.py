@@ -17,11 +17,12 @@ from actors import pdf as module
 from actors.deadline import Deadline
 from actors.errors import DeadlineExceeded, DocumentTooLarge, EmptyFile, EncryptedPdf, ReadingFailed, Unavailable
 from actors.messages import DocumentInfo, Mention, Page, PageReading, Words
-from actors.pdf import Pdf, Report, Setup, read_range
-from actors.reading import limits, mentions, ocr
+from actors.pdf import Pdf
+from actors.reading import limits, mentions, ocr, tasks
 from actors.reading.furniture import Margins, Row
 from actors.reading.ranges import Range
 from actors.reading.survey import Survey
+from actors.reading.tasks import Report, Setup, read_range
 from actors.reading.triage import Why
 from config.settings import Settings, load
 
@@ -398,9 +399,9 @@ def test_limits_are_checked_before_work(mixed: str) -> None:
     with pytest.raises(DocumentTooLarge, match=r"limit is 0.0001 MB"):
         read_range(mixed, Range((1,)), setup(small))
     with pytest.raises(DocumentTooLarge, match=r"limit is 0.0001 MB"):
-        module.inspect_file(mixed, setup(small))
+        tasks.inspect_file(mixed, setup(small))
     with pytest.raises(DocumentTooLarge, match=r"limit is 0.0001 MB"):
-        module.render_page(mixed, 1, (), 72, setup(small))
+        tasks.render_page(mixed, 1, (), 72, setup(small))
     with pytest.raises(DocumentTooLarge, match="3 pages; the limit is 2"):
         read_range(mixed, Range((1,)), setup(load({"pdf.max_pages": 2})))
 
@@ -428,7 +429,7 @@ async def test_a_missing_language_pack_is_an_error_at_start(role: Pdf, monkeypat
         assert languages == ("eng",)
         raise ReadingFailed("Tesseract has no language pack eng.")
 
-    monkeypatch.setattr(module, "check_ocr", missing)
+    monkeypatch.setattr(tasks, "check_ocr", missing)
     with pytest.raises(ReadingFailed, match="no language pack eng"):
         await role.start()
 
