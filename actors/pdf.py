@@ -14,6 +14,7 @@ import asyncio
 import functools
 import os
 import socket
+import time
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Sequence
 from contextlib import aclosing, nullcontext
@@ -47,7 +48,12 @@ T = TypeVar("T")
 Task = TypeVar("Task", bound=Callable[..., Any])
 
 AHEAD: Final = 2  # ranges in flight for each that can run, so that no core waits for the consumer of the last one
-LIGHT_TASKS: Final = 4  # inspections and renderings at once; they reserve no CPU
+# Small tasks at once; they reserve no CPU. Apart from each other: of one number for all three, four hostile files that
+# were being looked at held up every page image for as long as a page may take.
+INSPECTIONS: Final = 4
+RENDERINGS: Final = 4
+SURVEYS: Final = 2
+QUEUE: Final = 250  # of each kind: at 10 to 100 ms each the last one's turn comes before its time is up
 PIXEL_BYTES: Final = 4  # at most, in a file that holds a rendering
 NICENESS: Final = 10  # of page tasks: a question's process gets nine times the CPU time of one, if both want it
 
@@ -57,9 +63,15 @@ PROCESS_DIED = (WorkerCrashedError, OutOfMemoryError)
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a task gave nothing."""
+    """Why a task gave nothing.
+
+    Attributes:
+        reason: for people.
+        slow: whether it took as long as a page may take.
+    """
 
     reason: str
+    slow: bool
 
 
 # --- in the task's process --------------------------------------------------------------------------------------------
@@ -121,7 +133,9 @@ class Pdf:
         self._ingesting = Gate(1)
         self._model = entities.model
         self._logs = logs
-        self._light = asyncio.Semaphore(LIGHT_TASKS)
+        self._inspecting = Gate(INSPECTIONS, queue=QUEUE, what="files to be opened")
+        self._rendering = Gate(RENDERINGS, queue=QUEUE, what="pages to be drawn")
+        self._surveying = Gate(SURVEYS, queue=QUEUE, what="documents to be looked over")
         self._documents = 0
         # Retries are ours: after a crash Ray would repeat the whole range, and crash again.
         calls = settings.task_max_calls
@@ -156,8 +170,11 @@ class Pdf:
 
         Raises:
             EmptyFile, NotAPdf, TruncatedPdf, EncryptedPdf, DocumentTooLarge, ReadingFailed: it cannot.
+            Overloaded: too many files wait for it.
         """
-        info: DocumentInfo = await self._run_light(self._inspect_file, path, what="opening the PDF", deadline=deadline)
+        info: DocumentInfo = await self._run_light(
+            self._inspecting, self._inspect_file, path, what="opening the PDF", deadline=deadline
+        )
         return info
 
     async def render(self, path: str, page: int, boxes: tuple[Box, ...], dpi: int, *, deadline: Deadline) -> bytes:
@@ -172,9 +189,10 @@ class Pdf:
 
         Raises:
             UnknownPage, EncryptedPdf, ReadingFailed: there is no such page, or it cannot be drawn.
+            Overloaded: too many pages wait for it.
         """
         png: bytes = await self._run_light(
-            self._render_page, path, page, boxes, dpi, what="drawing the page", deadline=deadline
+            self._rendering, self._render_page, path, page, boxes, dpi, what="drawing the page", deadline=deadline
         )
         return png
 
@@ -259,7 +277,7 @@ class Pdf:
                     part = running.pop(task)
                     outcome = task.result()
                     if isinstance(outcome, Failure):
-                        again = after_failure(part)
+                        again = after_failure(part, slow=outcome.slow)
                         waiting.extend(again)
                         for number in () if again else part.pages:
                             yield Report((number,)), (_unreadable(number, outcome.reason),)
@@ -305,7 +323,7 @@ class Pdf:
         """What ranges share; None where looking the document over crashes or takes too long, whichever the range."""
         try:
             survey: Survey = await self._run_light(
-                self._survey_file, path, what="looking the document over", deadline=deadline
+                self._surveying, self._survey_file, path, what="looking the document over", deadline=deadline
             )
         except ReadingFailed as error:
             # One bad page among those looked at must not cost the others: without it, heads and feet stay in chunks.
@@ -320,22 +338,27 @@ class Pdf:
         self, work: Any, *args: Any, pages: tuple[int, ...], gate: Gate | None
     ) -> tuple[Report, Any] | Failure:
         """Run a task of two results for some pages: what it did, and a reference to their readings."""
+        limit = self._settings.page_timeout_s
+        began = time.monotonic()
         try:
             async with gate.passed() if gate else nullcontext():
+                # With the time it waits for a core; what is taken for slow by mistake only costs more tasks.
+                began = time.monotonic()
                 report, readings = work.remote(*args)
                 return await _outcome(report), readings
         except (InvalidInput, NotFound):
             # Of the document, not of these pages.
             raise
         except ReadingFailed as error:
-            return Failure(error.detail)
+            return Failure(error.detail, time.monotonic() - began >= limit)
         except PROCESS_DIED as error:
-            logs.get().warning("page_task_died", pages=pages, error=type(error).__name__)
-            return Failure(f"The reader crashed on it or needed more than {self._settings.page_timeout_s:g} s.")
+            seconds = time.monotonic() - began
+            logs.get().warning("page_task_died", pages=pages, seconds=round(seconds, 1), error=type(error).__name__)
+            return Failure(f"The reader crashed on it or needed more than {limit:g} s.", seconds >= limit)
 
-    async def _run_light(self, task: Any, path: str, *args: Any, what: str, deadline: Deadline) -> Any:
+    async def _run_light(self, gate: Gate, task: Any, path: str, *args: Any, what: str, deadline: Deadline) -> Any:
         async def run() -> Any:
-            async with self._light:
+            async with gate.passed():
                 return await _outcome(task.remote(path, *args, self._setup(None)))
 
         try:

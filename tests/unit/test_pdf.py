@@ -15,7 +15,15 @@ from ray.exceptions import OutOfMemoryError, RaySystemError, RayTaskError, Worke
 
 from actors import pdf as module
 from actors.deadline import Deadline
-from actors.errors import DeadlineExceeded, DocumentTooLarge, EmptyFile, EncryptedPdf, ReadingFailed, Unavailable
+from actors.errors import (
+    DeadlineExceeded,
+    DocumentTooLarge,
+    EmptyFile,
+    EncryptedPdf,
+    Overloaded,
+    ReadingFailed,
+    Unavailable,
+)
 from actors.messages import DocumentInfo, Mention, Page, PageReading, Words
 from actors.pdf import Pdf
 from actors.reading import limits, mentions, ocr, tasks
@@ -141,10 +149,27 @@ async def test_scanned_pages_are_dealt_out_again(role: Pdf) -> None:
 @pytest.mark.parametrize("death", [WorkerCrashedError(), OutOfMemoryError("killed"), in_ray(ReadingFailed("no"))])
 async def test_one_bad_page_costs_only_itself(role: Pdf, death: Exception) -> None:
     task, found = await run(role, lambda part: death if 3 in part.pages else reads(part), 6)
-    assert task.ranges == [Range((1, 2, 3, 4)), Range((5, 6))] + [Range((page,), retry=True) for page in (1, 2, 3, 4)]
-    assert sorted(numbers for numbers, _ in found) == [(1,), (2,), (3,), (4,), (5, 6)]
+    halves = [Range(pages, retry=True) for pages in ((1, 2), (3, 4), (3,), (4,))]
+    assert task.ranges == [Range((1, 2, 3, 4)), Range((5, 6)), *halves]
+    assert sorted(numbers for numbers, _ in found) == [(1, 2), (3,), (4,), (5, 6)]
     message = "no" if isinstance(death, RayTaskError) else "The reader crashed on it or needed more than 7 s."
     assert errors(found) == {3: message}
+
+
+async def test_after_a_time_limit_each_page_is_tried_alone(role: Pdf, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("actors.pdf.time.monotonic", lambda: now)
+
+    def act(part: Range) -> Any:
+        nonlocal now
+        if 3 not in part.pages:
+            return reads(part)
+        now += 7
+        return WorkerCrashedError()
+
+    task, found = await run(role, act, 4)
+    assert task.ranges == [Range((1, 2, 3, 4))] + [Range((page,), retry=True) for page in (1, 2, 3, 4)]
+    assert list(errors(found)) == [3]
 
 
 async def test_a_worker_killed_from_outside_costs_nothing(role: Pdf) -> None:
@@ -329,11 +354,49 @@ async def test_light_tasks_are_bounded_and_killed_when_late(role: Pdf, cancelled
     calls = [asyncio.create_task(role.inspect("a.pdf", deadline=Deadline.after(0.2))) for _ in range(9)]
     for _ in range(50):
         await asyncio.sleep(0)
-    assert len(role._inspect_file.calls) == module.LIGHT_TASKS
+    assert len(role._inspect_file.calls) == module.INSPECTIONS
     outcomes = await asyncio.gather(*calls, return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [DeadlineExceeded] * 9
     # Those that ended together may have let another begin just before its own time was up.
     assert len(role._inspect_file.calls) == len(cancelled)
+
+
+async def test_one_kind_of_light_task_does_not_hold_up_another(role: Pdf, cancelled: list[Any]) -> None:
+    role._inspect_file = FakeTask(lambda path, setup: asyncio.get_running_loop().create_future())
+    role._render_page = FakeTask(lambda *args: b"png")
+    role._survey_file = FakeTask(lambda path, setup: Survey())
+    hostile = [asyncio.create_task(role.inspect("a.pdf", deadline=Deadline.after(60))) for _ in range(9)]
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert await role.render("a.pdf", 1, (), 72, deadline=Deadline.after(5)) == b"png"
+    assert await role._survey("a.pdf", Deadline.after(5)) == Survey()
+    for call in hostile:
+        call.cancel()
+    await asyncio.gather(*hostile, return_exceptions=True)
+
+
+async def test_more_light_tasks_than_may_wait_are_refused(
+    role: Pdf, cancelled: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    role._inspect_file = FakeTask(lambda path, setup: asyncio.get_running_loop().create_future())
+    calls = [
+        asyncio.create_task(role.inspect("a.pdf", deadline=Deadline.after(60)))
+        for _ in range(module.INSPECTIONS + module.QUEUE)
+    ]
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not any(call.done() for call in calls)
+    with pytest.raises(Overloaded, match="files to be opened wait already"):
+        await role.inspect("a.pdf", deadline=Deadline.after(60))
+    role._inspect_file.refs[0].set_result(DocumentInfo(1))
+    assert await calls[0] == DocumentInfo(1)
+    again = asyncio.create_task(role.inspect("a.pdf", deadline=Deadline.after(60)))
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not again.done()
+    for call in (*calls, again):
+        call.cancel()
+    await asyncio.gather(*calls, again, return_exceptions=True)
 
 
 # --- what a task does -----------------------------------------------------------------------------------------------
