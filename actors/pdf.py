@@ -36,6 +36,7 @@ from actors.errors import DeadlineExceeded, GatherumError, InvalidInput, NotFoun
 from actors.gate import Gate
 from actors.messages import Box, DocumentInfo, Health, Page, PageRange, PageReading, Words
 from actors.reading import limits, tasks
+from actors.reading.allowance import Allowance, Ledger
 from actors.reading.ranges import Range, after_failure, ingest_width, quick_size, split, split_scanned
 from actors.reading.tasks import Report, Setup
 from config import logs
@@ -203,7 +204,8 @@ class Pdf:
         *,
         enrich: bool,
         details: bool = False,
-        images: bool = False,
+        images: Allowance | None = None,
+        chars: int = 0,
         deadline: Deadline,
     ) -> AsyncIterator[PageRange]:
         """Read pages, yielding them as they are finished, in no particular order.
@@ -216,7 +218,10 @@ class Pdf:
             pages: numbers from 1.
             enrich: whether chunks and mentions are wanted too.
             details: whether the links, images and tables of pages are wanted too.
-            images: whether the bytes of those images are, up to `pdf.max_images_mb` of each task.
+            images: what the bytes of those images may come to, in the order of the document; None where they are not
+                wanted. Pages that are read at the same time do not know of each other: what comes back may be more,
+                by as much for each of their ranges, and is to be held to it by the same rule.
+            chars: length of the text of the document's other pages, of which `pdf.max_text_mb` is the limit with these.
             deadline: of the whole reading; `pdf.document_timeout_s` is its limit in any case.
 
         Raises:
@@ -229,7 +234,6 @@ class Pdf:
         known = await self._survey(path, deadline) if enrich else None
         gate = self._ingesting if enrich else None
         wanted = set(pages)
-        chars = 0
         self._documents += 1
         try:
             if known and known.scanned:
@@ -237,13 +241,14 @@ class Pdf:
                 first = split_scanned(known.scanned, self._settings.scanned_range_pages)
                 async with aclosing(self._ranges(path, first, replace(setup, model=None), gate, deadline)) as found:
                     held = [each async for each in found]
-                chars = sum(report.chars for report, _ in held)
                 known = known.with_scans(page for report, _ in held for page in report.margins)
                 async with aclosing(
                     self._enriched(held, wanted, replace(setup, survey=known), gate, deadline)
                 ) as found:
                     async for report, readings in found:
-                        yield PageRange(report.done, readings)
+                        chars += report.chars
+                        limits.check_text(chars, self._settings.max_text_mb)
+                        yield PageRange(report.done, readings, report.chars)
                         wanted.difference_update(report.done)
             size = self._settings.range_pages
             if not (enrich or details or images):
@@ -254,7 +259,7 @@ class Pdf:
                     chars += report.chars
                     limits.check_text(chars, self._settings.max_text_mb)
                     if report.done:
-                        yield PageRange(report.done, readings)
+                        yield PageRange(report.done, readings, report.chars)
         finally:
             self._documents -= 1
 
@@ -266,13 +271,15 @@ class Pdf:
         running: dict[asyncio.Task[tuple[Report, Any] | Failure], Range] = {}
         cpus = await asyncio.to_thread(_cluster_cpus)
         width = self._ahead(cpus)
+        ledger = Ledger(setup.images) if setup.images else None
         if gate:
             gate.widen(ingest_width(cpus, self._ingest_cpus, self._settings.task_cpus, self._settings.replicas))
         try:
             while waiting or running:
                 while waiting and len(running) < width:
                     part = waiting.popleft()
-                    running[asyncio.create_task(self._run_range(path, part, setup, gate))] = part
+                    given = replace(setup, images=ledger.before(part.pages[0])) if ledger else setup
+                    running[asyncio.create_task(self._run_range(path, part, given, gate))] = part
                 for task in await _some(running, deadline):
                     part = running.pop(task)
                     outcome = task.result()
@@ -283,6 +290,8 @@ class Pdf:
                             yield Report((number,)), (_unreadable(number, outcome.reason),)
                         continue
                     report, readings = outcome
+                    if ledger:
+                        ledger.note(report.images)
                     waiting.extend(split_scanned(report.scanned, self._settings.scanned_range_pages))
                     yield report, readings
         finally:

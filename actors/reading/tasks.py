@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from actors.errors import DocumentTooLarge
 from actors.messages import Box, DocumentInfo, Mention, Page, PageReading
 from actors.reading import limits
+from actors.reading.allowance import Allowance, Taken, taken
 from actors.reading.ranges import Range
 from config import logs
 from config.settings import LogSettings, PdfSettings
@@ -39,7 +40,7 @@ class Setup:
         logs: level and format.
         context: values bound to every log line, such as the request's id.
         details: whether links, images and tables are wanted.
-        images: whether the bytes of images are wanted too.
+        images: what the bytes of images may come to; None where they are not wanted.
         survey: what the chunks of a page need to know of the rest of the document; None where that is unknown.
     """
 
@@ -48,7 +49,7 @@ class Setup:
     logs: LogSettings
     context: dict[str, Any]
     details: bool = False
-    images: bool = False
+    images: Allowance | None = None
     survey: Survey | None = None
 
 
@@ -61,12 +62,14 @@ class Report:
         scanned: pages it left, each with what is wrong with its text: they need optical recognition.
         chars: length of the text read.
         margins: of the pages that were recognised: what they tell of heads and feet.
+        images: whose bytes are among the readings.
     """
 
     done: tuple[int, ...]
     scanned: tuple[tuple[int, Why], ...] = ()
     chars: int = 0
     margins: tuple[Margins, ...] = ()
+    images: tuple[Taken, ...] = ()
 
 
 def read_range(path: str, part: Range, setup: Setup) -> tuple[Report, tuple[PageReading, ...]]:
@@ -117,11 +120,10 @@ def read_range(path: str, part: Range, setup: Setup) -> tuple[Report, tuple[Page
                 with limits.clock(settings.page_timeout_s):
                     page = tables.with_tables(document, page)
                     found[index] = structure.detailed(document, page) if setup.details else page
-        if setup.images:
+        if setup.images is not None:
             from actors.reading import images
-            from actors.reading.allowance import Allowance
 
-            allowance = Allowance(int(settings.max_images_mb * limits.MB))
+            allowance = Allowance(setup.images.left, set(setup.images.sent))
             for index, page in enumerate(found):
                 with limits.clock(settings.page_timeout_s):
                     found[index] = images.with_bytes(document, page, allowance, settings.max_pixels)
@@ -131,7 +133,8 @@ def read_range(path: str, part: Range, setup: Setup) -> tuple[Report, tuple[Page
                 readings = enrich(found, settings.chunk_tokens, setup.model, setup.survey)
     chars = sum(len(page.text) for page in found)
     margins = tuple(map(furniture.margins, found)) if part.whys else ()
-    return Report(tuple(page.number for page in found), tuple(scanned), chars, margins), readings
+    done = tuple(page.number for page in found)
+    return Report(done, tuple(scanned), chars, margins, taken(found)), readings
 
 
 def enrich_range(
@@ -147,7 +150,8 @@ def enrich_range(
     settings = setup.settings
     with limits.clock(settings.page_timeout_s * len(pages)):
         found = [reading.page for reading in readings if reading.page.number in pages]
-        return Report(pages), enrich(found, settings.chunk_tokens, setup.model or "", setup.survey)
+        chars = sum(len(page.text) for page in found)
+        return Report(pages, chars=chars), enrich(found, settings.chunk_tokens, setup.model or "", setup.survey)
 
 
 def enrich(
@@ -213,7 +217,7 @@ def _opened(path: str, setup: Setup) -> Iterator[pymupdf.Document]:
     limits.check_file(path, settings.max_file_mb)
     with ExitStack() as stack:
         with limits.clock(settings.page_timeout_s):
-            document = stack.enter_context(pages.opened(path, coloured=setup.images))
+            document = stack.enter_context(pages.opened(path, coloured=setup.images is not None))
             count = document.page_count
         if count > settings.max_pages:
             raise DocumentTooLarge(f"The PDF has {count:,} pages; the limit is {settings.max_pages:,}.")

@@ -95,19 +95,19 @@ async def extract(
     info = await services.roles.pdf.inspect(path, deadline=min(deadline, light_deadline(settings.pdf)))
     chosen = selection.of(info.pages)
 
+    reading = Reading(info, format, Allowance(int(settings.pdf.max_images_mb * MB)) if images else None)
+
     def read() -> AsyncIterator[Page]:
         return in_order(
             services.roles.pdf,
             path,
             chosen,
             details=format != "text",
-            images=images,
+            images=reading.allowance,
             max_text_mb=settings.pdf.max_text_mb,
             deadline=deadline,
         )
 
-    most = int(settings.pdf.max_images_mb * MB) if images else None
-    reading = Reading(info, format, None if most is None else Allowance(most))
     if stream or NDJSON in request.headers.get("accept", ""):
         return Stream(_lines(read, reading, request.scope["request_id"]), media_type=NDJSON)
     return await unless_gone(request.receive, _whole(read, reading, settings.api.max_extract_mb))
@@ -159,7 +159,7 @@ async def in_order(
     pages: Sequence[int],
     *,
     details: bool,
-    images: bool = False,
+    images: Allowance | None = None,
     max_text_mb: float,
     deadline: Deadline,
 ) -> AsyncIterator[Page]:
@@ -170,7 +170,7 @@ async def in_order(
         path: of the PDF.
         pages: numbers, ascending.
         details: whether their links, images and tables are wanted.
-        images: whether the bytes of the images are.
+        images: what the bytes of the images may come to, less what was given out when a window begins; or None.
         max_text_mb: longest text of them all, millions of characters; the role sees only one window at a time.
         deadline: of the whole reading.
 
@@ -182,7 +182,9 @@ async def in_order(
         due = deque(pages[first : first + WINDOW])
         ranges: dict[int, Any] = {}
         read: dict[int, Page] = {}
-        window = pdf.read(path, tuple(due), enrich=False, details=details, images=images, deadline=deadline)
+        # A copy, because without Ray the role would see what is given out meanwhile.
+        left = images and Allowance(images.left, set(images.sent))
+        window = pdf.read(path, tuple(due), enrich=False, details=details, images=left, deadline=deadline)
         async with aclosing(generator(window)) as found:
             async for part in found:
                 ranges.update(dict.fromkeys(part.pages, part.readings))

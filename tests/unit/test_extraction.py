@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -24,6 +24,7 @@ from actors.errors import DeadlineExceeded, DocumentTooLarge, EncryptedPdf, Inva
 from actors.messages import DocumentInfo, OutlineItem, Page, PageImage, PageLink, PageRange, Table, Words
 from actors.pdf import Pdf
 from actors.reading import limits
+from actors.reading.allowance import Allowance
 from config.settings import load
 from serve.app import BODY_LIMIT, create_app
 from serve.extraction import Selection, encode, markdown, page_value, pipes
@@ -43,8 +44,10 @@ class Reader(FakePdf):
     path: str = ""
     deadline: Deadline | None = None
     images: tuple[PageImage, ...] = ()
+    allowed: list[Allowance | None] = field(default_factory=list)
 
     async def read(self, path: str, pages: Sequence[int], **how: Any) -> AsyncIterator[PageRange]:
+        self.allowed.append(how["images"])
         async for part in super().read(path, pages, **how):
             readings = (replace(each, page=replace(each.page, images=self.images)) for each in part.readings)
             yield replace(part, readings=tuple(readings))
@@ -166,6 +169,16 @@ async def test_images_have_their_bytes_only_where_these_are_asked_for(reader: Re
     *_, last, end = lines_of(await post(app, images=True, pages="2", stream=True))
     assert [image["data"] for image in last["page"]["images"]] == ["UE5H", "UE5HIQ=="]
     assert end == {"end": {"pages": 1, "unread": [], "truncated": False}}
+
+
+async def test_a_window_is_allowed_what_those_before_it_left(
+    reader: Reader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(extract, "WINDOW", 1)
+    reader.images = (PICTURE,)
+    app = await application(reader, tmp_path, **{"pdf.max_images_mb": 7e-6})
+    await post(app, images=True)
+    assert reader.allowed == [Allowance(7), Allowance(4, {"abc"}), Allowance(4, {"abc"})]
 
 
 async def test_text_has_no_place_for_images(reader: Reader, tmp_path: Path) -> None:
@@ -331,7 +344,14 @@ class Shuffled:
         self.closed = 0
 
     async def read(
-        self, path: str, pages: Sequence[int], *, enrich: bool, details: bool, images: bool = False, deadline: Deadline
+        self,
+        path: str,
+        pages: Sequence[int],
+        *,
+        enrich: bool,
+        details: bool,
+        images: Allowance | None = None,
+        deadline: Deadline,
     ) -> AsyncIterator[PageRange]:
         assert (enrich, details) == (False, True)
         self.asked.append(tuple(pages))

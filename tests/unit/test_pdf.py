@@ -27,6 +27,7 @@ from actors.errors import (
 from actors.messages import DocumentInfo, Mention, Page, PageReading, Words
 from actors.pdf import Pdf
 from actors.reading import limits, mentions, ocr, tasks
+from actors.reading.allowance import Allowance, Taken
 from actors.reading.furniture import Margins, Row
 from actors.reading.ranges import Range
 from actors.reading.survey import Survey
@@ -197,6 +198,36 @@ async def test_a_text_without_end_ends_the_reading(role: Pdf, cancelled: list[An
     await anext(stream)
     with pytest.raises(DocumentTooLarge, match="20 million characters"):
         await anext(stream)
+
+
+async def test_what_was_read_before_counts_too(role: Pdf, cancelled: list[Any]) -> None:
+    role._read_range = FakeReading(lambda part: Report(part.pages, chars=8_000_000))
+    stream: Any = role.read("a.pdf", range(1, 101), enrich=False, chars=10_000_000, deadline=Deadline.after(60))
+    assert (await anext(stream)).chars == 8_000_000
+    with pytest.raises(DocumentTooLarge, match="20 million characters"):
+        await anext(stream)
+
+
+async def test_a_range_is_allowed_the_images_that_those_before_it_left(role: Pdf, cancelled: list[Any]) -> None:
+    allowed: dict[int, Allowance] = {}
+
+    def act(path: str, part: Range, setup: Setup) -> Report:
+        assert setup.images
+        allowed[part.pages[0]] = setup.images
+        first = part.pages[0]
+        return Report(part.pages, images=(Taken(first, f"{first}", 30), Taken(first, "on each", 5)))
+
+    task = FakeReading(reads)
+    task.act = act
+    role._read_range = task
+    most = Allowance(100, {"before"})
+    stream = role.read("a.pdf", range(1, 25), enrich=False, details=True, images=most, deadline=Deadline.after(60))
+    assert len([found async for found in stream]) == 6
+    # Four were under way before anything was known; then an image counts once, and nothing is left at last.
+    assert [allowed[page] for page in (1, 5, 9, 13)] == [most] * 4
+    assert [allowed[page].left for page in (17, 21)] == [0, 0]
+    assert allowed[17].sent == {"before", "on each", "1", "5", "9", "13"}
+    assert most == Allowance(100, {"before"})
 
 
 async def test_a_document_has_its_limit_whatever_the_deadline(role: Pdf, cancelled: list[Any]) -> None:

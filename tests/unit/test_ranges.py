@@ -81,7 +81,7 @@ def test_ingestion_leaves_cpus_to_questions(
 
 @dataclass
 class Cost:
-    """What reading a document took: tasks, those of them that failed, the pages given up, and how often each was tried."""
+    """What reading a document took: tasks, those that failed, the pages given up, and how often each was tried."""
 
     tasks: int = 0
     failures: int = 0
