@@ -20,6 +20,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection,
 from contextlib import aclosing, nullcontext
 from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 
 import ray
@@ -230,7 +231,7 @@ class Pdf:
         """
         deadline = deadline.within(self._settings.document_timeout_s)
         deadline.check("reading the document")
-        setup = replace(self._setup(self._model if enrich else None), details=details, images=images)
+        setup = replace(self._setup(path, self._model if enrich else None), details=details, images=images)
         known = await self._survey(path, deadline) if enrich else None
         gate = self._ingesting if enrich else None
         wanted = set(pages)
@@ -325,8 +326,10 @@ class Pdf:
         """Ranges in flight at once."""
         return AHEAD * max(1, int(cpus / self._settings.task_cpus))
 
-    def _setup(self, model: str | None) -> Setup:
-        return Setup(self._settings, model, self._logs, structlog.contextvars.get_contextvars())
+    def _setup(self, path: str, model: str | None) -> Setup:
+        # A stored file is named by its hash, which the list of documents has; of a path no more is anybody's business.
+        context = {**structlog.contextvars.get_contextvars(), "file": Path(path).name}
+        return Setup(self._settings, model, self._logs, context)
 
     async def _survey(self, path: str, deadline: Deadline) -> Survey | None:
         """What ranges share; None where looking the document over crashes or takes too long, whichever the range."""
@@ -362,17 +365,21 @@ class Pdf:
             return Failure(error.detail, time.monotonic() - began >= limit)
         except PROCESS_DIED as error:
             seconds = time.monotonic() - began
-            logs.get().warning("page_task_died", pages=pages, seconds=round(seconds, 1), error=type(error).__name__)
+            what = {"pages": pages, "seconds": round(seconds, 1), "error": type(error).__name__}
+            logs.get().warning("page_task_died", **args[-1].context, **what)
             return Failure(f"The reader crashed on it or needed more than {limit:g} s.", seconds >= limit)
 
     async def _run_light(self, gate: Gate, task: Any, path: str, *args: Any, what: str, deadline: Deadline) -> Any:
+        setup = self._setup(path, None)
+
         async def run() -> Any:
             async with gate.passed():
-                return await _outcome(task.remote(path, *args, self._setup(None)))
+                return await _outcome(task.remote(path, *args, setup))
 
         try:
             return await deadline.run(run(), f"{what[0].upper()}{what[1:]}")
-        except PROCESS_DIED:
+        except PROCESS_DIED as error:
+            logs.get().warning("page_task_died", **setup.context, what=what, error=type(error).__name__)
             raise ReadingFailed(f"The PDF is damaged: {what} crashed or took too long.") from None
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pymupdf
 import pytest
+import structlog.testing
 from ray.exceptions import OutOfMemoryError, RaySystemError, RayTaskError, WorkerCrashedError
 
 from actors import pdf as module
@@ -116,7 +117,7 @@ Found = tuple[tuple[int, ...], Any]
 async def run(role: Pdf, act: Act, last: int, *, seconds: float = 60) -> tuple[FakeReading, list[Found]]:
     task = FakeReading(act)
     role._read_range = task
-    stream = role.read("a.pdf", range(1, last + 1), enrich=False, deadline=Deadline.after(seconds))
+    stream = role.read("/folder/a.pdf", range(1, last + 1), enrich=False, deadline=Deadline.after(seconds))
     return task, [(found.pages, found.readings) async for found in stream]
 
 
@@ -155,6 +156,16 @@ async def test_one_bad_page_costs_only_itself(role: Pdf, death: Exception) -> No
     assert sorted(numbers for numbers, _ in found) == [(1, 2), (3,), (4,), (5, 6)]
     message = "no" if isinstance(death, RayTaskError) else "The reader crashed on it or needed more than 7 s."
     assert errors(found) == {3: message}
+
+
+async def test_the_log_says_whose_task_died(role: Pdf) -> None:
+    role._inspect_file = FakeTask(lambda path, setup: WorkerCrashedError())
+    with structlog.testing.capture_logs() as logged:
+        await run(role, lambda part: WorkerCrashedError(), 1)
+        with pytest.raises(ReadingFailed):
+            await role.inspect("/folder/a.pdf", deadline=Deadline.after(60))
+    assert [(entry["event"], entry["file"]) for entry in logged] == [("page_task_died", "a.pdf")] * 3
+    assert [entry.get("pages") or entry["what"] for entry in logged] == [(1,), (1,), "opening the PDF"]
 
 
 async def test_after_a_time_limit_each_page_is_tried_alone(role: Pdf, monkeypatch: pytest.MonkeyPatch) -> None:
