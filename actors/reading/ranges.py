@@ -7,7 +7,8 @@ a chance of one in a hundred thousand, and it would be one in a hundred if each 
 
 Where the task ran into its time limit, each page is tried alone at once. Every further failure costs the whole limit
 again, so there are to be as few as can be: with one page of 16 that hangs it is two limits, and five by halves, a
-minute or two and a half. A crash costs a new process, about a second.
+minute or two and a half. A crash costs a new process: such a range takes 3.3 s by halves and 1.9 s page by page (two
+cores), which is worth the better chance of the good ones.
 """
 
 from __future__ import annotations
