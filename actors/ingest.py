@@ -14,6 +14,7 @@ import random
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from actors.deadline import Deadline
@@ -235,16 +236,16 @@ class Ingest:
     async def _read(self, lease: Lease) -> int:
         """Read what is missing, range by range, and publish. A role that is away is waited for; see `STALLED_TRIES`."""
         deadline = Deadline.after(self._document_timeout_s)
-        missing = set(lease.missing)
+        progress = _Progress(set(lease.missing), lease.chars)
         stalled = 0
         while True:
-            left = len(missing)
+            left = len(progress.missing)
             try:
-                if missing:
-                    await self._read_pages(lease, missing, deadline)
+                if progress.missing:
+                    await self._read_pages(lease, progress, deadline)
                 change = await self._database.publish(lease.job_id, lease.fence, deadline=Deadline.after(CALL_S))
             except Unavailable as error:
-                stalled = 1 if len(missing) < left else stalled + 1
+                stalled = 1 if len(progress.missing) < left else stalled + 1
                 if stalled >= STALLED_TRIES or deadline.expired:
                     raise
                 pause = backoff(self._settings.retry_base_s, stalled, self._dice)
@@ -253,22 +254,26 @@ class Ingest:
             else:
                 return change.number
 
-    async def _read_pages(self, lease: Lease, missing: set[int], deadline: Deadline) -> None:
-        """Read and commit pages; those that are in leave `missing`.
+    async def _read_pages(self, lease: Lease, progress: _Progress, deadline: Deadline) -> None:
+        """Read and commit pages, and note those that are in.
 
         When the time of the last attempt is used up, the pages that are left are marked as unread, so that the others
         can be published. Not if there are no others: that document has failed.
         """
+        missing = progress.missing
         try:
             async with (
                 self._blobs.local(lease.sha256) as path,
-                _closing(self._pdf.read(str(path), sorted(missing), enrich=True, deadline=deadline)) as ranges,
+                _closing(
+                    self._pdf.read(str(path), sorted(missing), enrich=True, chars=progress.chars, deadline=deadline)
+                ) as ranges,
             ):
                 async for part in ranges:
                     await self._database.commit_pages(
                         lease.job_id, lease.fence, part.readings, deadline=deadline.within(CALL_S)
                     )
                     missing.difference_update(part.pages)
+                    progress.chars += part.chars
         except DeadlineExceeded:
             if deadline.remaining() > CLOCK_SLACK_S:
                 raise  # one slow call to the store
@@ -316,6 +321,19 @@ class Ingest:
             logs.get().warning("job_not_released", **_described(error))
         else:
             logs.get().info("job_released")
+
+
+@dataclass(slots=True)
+class _Progress:
+    """How far the reading of a document is, over all attempts.
+
+    Attributes:
+        missing: pages that are not in.
+        chars: length of the text of those that are.
+    """
+
+    missing: set[int]
+    chars: int
 
 
 @contextlib.asynccontextmanager

@@ -381,10 +381,12 @@ class PageRange:
         readings: a reference to `tuple[PageReading, ...]` in the object store, or (without Ray, or for a page that is
             given up) the tuple itself. It is passed on as it is; a call that takes it as an argument of its own
             receives the tuple.
+        chars: length of their text.
     """
 
     pages: tuple[int, ...]
     readings: Any
+    chars: int = 0
 
 
 # --- questions and answers ------------------------------------------------------------------------------------------
@@ -694,6 +696,7 @@ class Lease:
         attempt: this attempt's number, from 1.
         last: whether there is none after it.
         missing: pages not yet committed, from 1, ascending.
+        chars: length of the text of the others.
     """
 
     job_id: str
@@ -705,6 +708,7 @@ class Lease:
     last: bool
     pages: int
     missing: tuple[int, ...]
+    chars: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import secrets
 import socket
 import subprocess
@@ -28,6 +29,10 @@ HOST = "127.0.0.2"
 
 TOKEN = Path.home() / ".ray" / "auth_token"
 """Ray's token for its control plane, at Ray's own place for it."""
+
+PORTS = range(20_000, 30_000)
+"""Where free ports are looked for. Above lie those that the kernel gives to outgoing connections: on a busy machine one
+was taken between the choice and the start of HAProxy half a minute later. On both sides lie Ray's own."""
 
 START_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 10.0
@@ -98,10 +103,16 @@ class Running:
 
 
 def free_port() -> int:
-    """A port that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody has at this moment.
+
+    Raises:
+        Unavailable: there is none.
+    """
+    for port in random.sample(PORTS, len(PORTS)):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("", port))
+            return port
+    raise Unavailable(f"No port from {PORTS[0]} to {PORTS[-1]} is free on this machine.")
 
 
 def start_node(node: Node, settings: Settings, environment: dict[str, str]) -> None:

@@ -14,11 +14,13 @@ import asyncio
 import functools
 import os
 import socket
+import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterator, Sequence
-from contextlib import ExitStack, aclosing, contextmanager, nullcontext
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Sequence
+from contextlib import aclosing, nullcontext
 from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 
 import ray
@@ -31,15 +33,7 @@ from ray.exceptions import (
 )
 
 from actors.deadline import Deadline
-from actors.errors import (
-    DeadlineExceeded,
-    DocumentTooLarge,
-    GatherumError,
-    InvalidInput,
-    NotFound,
-    ReadingFailed,
-    Unavailable,
-)
+from actors.errors import DeadlineExceeded, GatherumError, InvalidInput, NotFound, ReadingFailed, Unavailable
 from actors.gate import Gate
 from actors.messages import (
     Box,
@@ -47,91 +41,53 @@ from actors.messages import (
     DocumentInfo,
     Embeddings,
     Health,
-    Mention,
     Page,
     PageChunks,
     PageRange,
     PageReading,
     Words,
 )
-from actors.reading import limits
+from actors.reading import limits, tasks
+from actors.reading.allowance import Allowance, Ledger
 from actors.reading.ranges import Range, after_failure, ingest_width, quick_size, split, split_scanned
+from actors.reading.tasks import Report, Setup
 from config import logs
 from config.settings import EncoderSettings, EntitiesSettings, LogSettings, PdfSettings
 
 if TYPE_CHECKING:
-    import pymupdf
-
-    from actors.reading.furniture import Margins
     from actors.reading.survey import Survey
-    from actors.reading.triage import Why
 
 T = TypeVar("T")
 Task = TypeVar("Task", bound=Callable[..., Any])
 
 AHEAD: Final = 2  # ranges in flight for each that can run, so that no core waits for the consumer of the last one
-LIGHT_TASKS: Final = 4  # inspections and renderings at once; they reserve no CPU
+# Small tasks at once; they reserve no CPU. Apart from each other: of one number for all three, four hostile files that
+# were being looked at held up every page image for as long as a page may take.
+INSPECTIONS: Final = 4
+RENDERINGS: Final = 4
+SURVEYS: Final = 2
+QUEUE: Final = 250  # of each kind: at 10 to 100 ms each the last one's turn comes before its time is up
 PIXEL_BYTES: Final = 4  # at most, in a file that holds a rendering
 NICENESS: Final = 10  # of page tasks: a question's process gets nine times the CPU time of one, if both want it
-EMBEDDING_S: Final = 900.0  # of a task that embeds or fits; they take a minute at most, on a core of their own
-OCR_SHARE: Final = 0.9  # of a range's time; the rest is for the worker to report that Tesseract took too long
 
 # A node that went away says nothing about its pages: that is `Unavailable`, and waited out.
 PROCESS_DIED = (WorkerCrashedError, OutOfMemoryError)
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
-    """What a task did, small enough to travel through the actor.
+class Failure:
+    """Why a task gave nothing.
 
     Attributes:
-        done: pages among its readings.
-        scanned: pages it left, each with what is wrong with its text: they need optical recognition.
-        chars: length of the text read.
-        margins: of the pages that were recognised: what they tell of heads and feet.
+        reason: for people.
+        slow: whether it took as long as a page may take.
     """
-
-    done: tuple[int, ...]
-    scanned: tuple[tuple[int, Why], ...] = ()
-    chars: int = 0
-    margins: tuple[Margins, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """Why a task gave nothing."""
 
     reason: str
+    slow: bool
 
 
-# --- in the task's process ------------------------------------------------------------------------------------------
-# PyMuPDF and spaCy are imported where they are used: an actor or an HTTP replica that knows the role, but never opens a
-# PDF itself, stays 150 MB smaller.
-
-
-@dataclass(frozen=True, slots=True)
-class Setup:
-    """What a task needs to know besides its pages.
-
-    Attributes:
-        settings: limits and resolutions.
-        model: spaCy pipeline; None where only the pages are wanted.
-        logs: level and format.
-        context: values bound to every log line, such as the request's id.
-        details: whether links, images and tables are wanted.
-        images: whether the bytes of images are wanted too.
-        survey: what the chunks of a page need to know of the rest of the document; None where that is unknown.
-        encoder: what makes the vectors of chunks.
-    """
-
-    settings: PdfSettings
-    model: str | None
-    logs: LogSettings
-    context: dict[str, Any]
-    details: bool = False
-    images: bool = False
-    survey: Survey | None = None
-    encoder: EncoderSettings | None = None
+# --- in the task's process --------------------------------------------------------------------------------------------
 
 
 def confined(work: Task) -> Task:
@@ -164,206 +120,6 @@ def _retire(max_calls: int) -> None:
     """
     counts = ray._private.worker.global_worker.function_actor_manager._num_task_executions
     counts.update(dict.fromkeys(counts, max_calls - 1))
-
-
-def read_range(path: str, part: Range, setup: Setup) -> tuple[Report, tuple[PageReading, ...]]:
-    """Read some pages. Runs in a task; also the whole of it, so it can be tested without one.
-
-    Args:
-        path: of the PDF.
-        part: pages; their text layer is read, unless the range says why it will not do.
-        setup: see there.
-
-    Raises:
-        EncryptedPdf, DocumentTooLarge, ReadingFailed, UnknownPage: the range cannot be read.
-    """
-    from actors.reading import furniture, pages
-
-    settings = setup.settings
-    found: list[Page] = []
-    scanned: list[tuple[int, Why]] = []
-    with _opened(path, setup) as document:
-        if part.whys:
-            from actors.reading import ocr
-
-            budget = settings.page_timeout_s * len(part.pages)
-            with limits.clock(budget):
-                found = ocr.read(
-                    document,
-                    list(zip(part.pages, part.whys, strict=True)),
-                    dpi=settings.ocr_dpi,
-                    max_pixels=settings.max_pixels,
-                    languages=settings.ocr_languages,
-                    timeout_s=budget * OCR_SHARE,
-                )
-        else:
-            for number in part.pages:
-                with limits.clock(settings.page_timeout_s):
-                    page, why = pages.read(document, number)
-                if why:
-                    scanned.append((number, why))
-                else:
-                    found.append(page)
-        for page in found:
-            if page.error:
-                logs.get().warning("page_unreadable", page=page.number, error=page.error)
-        if setup.details or setup.model:
-            from actors.reading import structure, tables
-
-            for index, page in enumerate(found):
-                with limits.clock(settings.page_timeout_s):
-                    page = tables.with_tables(document, page)
-                    found[index] = structure.detailed(document, page) if setup.details else page
-        if setup.images:
-            from actors.reading import images
-            from actors.reading.allowance import Allowance
-
-            allowance = Allowance(int(settings.max_images_mb * limits.MB))
-            for index, page in enumerate(found):
-                with limits.clock(settings.page_timeout_s):
-                    found[index] = images.with_bytes(document, page, allowance, settings.max_pixels)
-        readings = tuple(map(PageReading, found))
-        if setup.model:
-            with limits.clock(settings.page_timeout_s * len(part.pages)):
-                readings = enrich(found, setup)
-    chars = sum(len(page.text) for page in found)
-    margins = tuple(map(furniture.margins, found)) if part.whys else ()
-    return Report(tuple(page.number for page in found), tuple(scanned), chars, margins), readings
-
-
-def enrich_range(
-    readings: Sequence[PageReading], pages: tuple[int, ...], setup: Setup
-) -> tuple[Report, tuple[PageReading, ...]]:
-    """Add chunks and mentions to pages that were read without; in a task of its own, as `read_range`.
-
-    Args:
-        readings: of some pages.
-        pages: those of them that are wanted.
-        setup: with a model.
-    """
-    settings = setup.settings
-    with limits.clock(settings.page_timeout_s * len(pages)):
-        found = [reading.page for reading in readings if reading.page.number in pages]
-        return Report(pages), enrich(found, setup)
-
-
-def enrich(found: Sequence[Page], setup: Setup) -> tuple[PageReading, ...]:
-    """Pages with their chunks, the vectors of these, and their mentions."""
-    from actors.reading import chunking, mentions
-    from actors.reading.survey import Survey
-
-    survey = setup.survey or Survey()
-    named = mentions.find_mentions([page.text for page in found], setup.model or "")
-    chunks = [
-        chunking.chunk(
-            page,
-            setup.settings.chunk_tokens,
-            furniture=survey.furniture_of(page),
-            heading=survey.heading(page.number),
-        )
-        for page in found
-    ]
-    return tuple(
-        PageReading(
-            page,
-            of_page,
-            tuple(Mention(m.text, m.label, m.start, m.end, page.number) for m in names),
-            embeddings,
-        )
-        for page, of_page, names, embeddings in zip(found, chunks, named, embed(chunks, setup.encoder), strict=True)
-    )
-
-
-def embed(pages: Sequence[Sequence[Chunk]], settings: EncoderSettings | None) -> list[Embeddings | None]:
-    """The vectors of the chunks of each page; None where there is no encoder, or it fails."""
-    if settings is None or settings.kind == "none":
-        return [None for _ in pages]
-    try:
-        from actors.reading import embedding
-
-        return [*embedding.embed(pages, settings)]
-    except Exception as error:  # noqa: BLE001 -- the pages are read, and found by their words until they have vectors
-        logs.get().warning("chunks_not_embedded", kind=type(error).__name__, error=str(error))
-        return [None for _ in pages]
-
-
-def encoder_identity(setup: Setup) -> str:
-    """`embedding.identity` in a task."""
-    from actors.reading import embedding
-
-    with limits.clock(EMBEDDING_S):
-        return embedding.identity(_encoder(setup))
-
-
-def embed_chunks(pages: Sequence[Sequence[Chunk]], setup: Setup) -> list[Embeddings]:
-    """`embedding.embed` in a task."""
-    from actors.reading import embedding
-
-    with limits.clock(EMBEDDING_S):
-        return embedding.embed(pages, _encoder(setup))
-
-
-def fit_encoder(pages: Sequence[PageChunks], prior: bytes, setup: Setup) -> tuple[str, bytes, bytes]:
-    """`embedding.fit` in a task."""
-    from actors.reading import embedding
-
-    with limits.clock(EMBEDDING_S):
-        return embedding.fit(pages, _encoder(setup), prior)
-
-
-def _encoder(setup: Setup) -> EncoderSettings:
-    if setup.encoder is None or setup.encoder.kind == "none":
-        raise Unavailable("There is no encoder.")
-    return setup.encoder
-
-
-def survey_file(path: str, setup: Setup) -> Survey:
-    """`survey.survey` in a task."""
-    from actors.reading.survey import survey
-
-    with _opened(path, setup) as document:
-        return survey(document, setup.settings.page_timeout_s)
-
-
-def check_ocr(languages: tuple[str, ...]) -> None:
-    """`tesseract.check_languages`; what that needs is imported only here."""
-    from actors.reading import tesseract
-
-    tesseract.check_languages(languages)
-
-
-def inspect_file(path: str, setup: Setup) -> DocumentInfo:
-    """`pages.inspect` in a task."""
-    from actors.reading import pages
-
-    limits.check_file(path, setup.settings.max_file_mb)
-    with limits.clock(setup.settings.page_timeout_s):
-        return pages.inspect(path, setup.settings.max_pages)
-
-
-def render_page(path: str, page: int, boxes: tuple[Box, ...], dpi: int, setup: Setup) -> bytes:
-    """`pages.render` in a task."""
-    from actors.reading import pages
-
-    limits.check_file(path, setup.settings.max_file_mb)
-    with limits.clock(setup.settings.page_timeout_s):
-        return pages.render(path, page, boxes, dpi, setup.settings.max_pixels)
-
-
-@contextmanager
-def _opened(path: str, setup: Setup) -> Iterator[pymupdf.Document]:
-    """The open document, if it is within the limits. Opening a damaged one searches it, so that has its clock too."""
-    from actors.reading import pages
-
-    settings = setup.settings
-    limits.check_file(path, settings.max_file_mb)
-    with ExitStack() as stack:
-        with limits.clock(settings.page_timeout_s):
-            document = stack.enter_context(pages.opened(path, coloured=setup.images))
-            count = document.page_count
-        if count > settings.max_pages:
-            raise DocumentTooLarge(f"The PDF has {count:,} pages; the limit is {settings.max_pages:,}.")
-        yield document
 
 
 @cache
@@ -399,22 +155,24 @@ class Pdf:
         self._model = entities.model
         self._encoder = encoder
         self._logs = logs
-        self._light = asyncio.Semaphore(LIGHT_TASKS)
+        self._inspecting = Gate(INSPECTIONS, queue=QUEUE, what="files to be opened")
+        self._rendering = Gate(RENDERINGS, queue=QUEUE, what="pages to be drawn")
+        self._surveying = Gate(SURVEYS, queue=QUEUE, what="documents to be looked over")
         self._documents = 0
         # Retries are ours: after a crash Ray would repeat the whole range, and crash again.
         calls = settings.task_max_calls
         heavy = ray.remote(num_cpus=settings.task_cpus, num_returns=2, max_calls=calls, max_retries=0)
-        self._read_range: Any = heavy(confined(read_range))
-        self._enrich_range: Any = heavy(confined(enrich_range))
+        self._read_range: Any = heavy(confined(tasks.read_range))
+        self._enrich_range: Any = heavy(confined(tasks.enrich_range))
         single = ray.remote(num_cpus=settings.task_cpus, max_calls=calls, max_retries=0)
-        self._encoder_identity: Any = single(confined(encoder_identity))
-        self._embed_chunks: Any = single(confined(embed_chunks))
-        self._fit_encoder: Any = single(confined(fit_encoder))
+        self._encoder_identity: Any = single(confined(tasks.encoder_identity))
+        self._embed_chunks: Any = single(confined(tasks.embed_chunks))
+        self._fit_encoder: Any = single(confined(tasks.fit_encoder))
         # Without a CPU of their own, so that they never queue behind optical recognition.
         light = ray.remote(num_cpus=0, max_calls=calls, max_retries=0)
-        self._inspect_file: Any = light(confined(inspect_file))
-        self._survey_file: Any = light(confined(survey_file))
-        self._render_page: Any = light(confined(render_page))
+        self._inspect_file: Any = light(confined(tasks.inspect_file))
+        self._survey_file: Any = light(confined(tasks.survey_file))
+        self._render_page: Any = light(confined(tasks.render_page))
 
     async def start(self) -> None:
         """Check that this node can read scanned pages. The tasks' processes are Ray's.
@@ -423,7 +181,7 @@ class Pdf:
             ReadingFailed: Tesseract or a language pack is missing.
         """
         # Now, and not when the first scan comes along, which may be page 800 of an upload.
-        await asyncio.to_thread(check_ocr, self._settings.ocr_languages)
+        await asyncio.to_thread(tasks.check_ocr, self._settings.ocr_languages)
 
     async def stop(self) -> None:
         """Nothing to stop: Ray ends the tasks of an actor that is gone."""
@@ -438,8 +196,11 @@ class Pdf:
 
         Raises:
             EmptyFile, NotAPdf, TruncatedPdf, EncryptedPdf, DocumentTooLarge, ReadingFailed: it cannot.
+            Overloaded: too many files wait for it.
         """
-        info: DocumentInfo = await self._run_light(self._inspect_file, path, what="opening the PDF", deadline=deadline)
+        info: DocumentInfo = await self._run_light(
+            self._inspecting, self._inspect_file, path, what="opening the PDF", deadline=deadline
+        )
         return info
 
     async def render(self, path: str, page: int, boxes: tuple[Box, ...], dpi: int, *, deadline: Deadline) -> bytes:
@@ -454,9 +215,10 @@ class Pdf:
 
         Raises:
             UnknownPage, EncryptedPdf, ReadingFailed: there is no such page, or it cannot be drawn.
+            Overloaded: too many pages wait for it.
         """
         png: bytes = await self._run_light(
-            self._render_page, path, page, boxes, dpi, what="drawing the page", deadline=deadline
+            self._rendering, self._render_page, path, page, boxes, dpi, what="drawing the page", deadline=deadline
         )
         return png
 
@@ -500,7 +262,8 @@ class Pdf:
         *,
         enrich: bool,
         details: bool = False,
-        images: bool = False,
+        images: Allowance | None = None,
+        chars: int = 0,
         deadline: Deadline,
     ) -> AsyncIterator[PageRange]:
         """Read pages, yielding them as they are finished, in no particular order.
@@ -513,7 +276,10 @@ class Pdf:
             pages: numbers from 1.
             enrich: whether chunks, their vectors, and mentions are wanted too.
             details: whether the links, images and tables of pages are wanted too.
-            images: whether the bytes of those images are, up to `pdf.max_images_mb` of each task.
+            images: what the bytes of those images may come to, in the order of the document; None where they are not
+                wanted. Pages that are read at the same time do not know of each other: what comes back may be more,
+                by as much for each of their ranges, and is to be held to it by the same rule.
+            chars: length of the text of the document's other pages, of which `pdf.max_text_mb` is the limit with these.
             deadline: of the whole reading; `pdf.document_timeout_s` is its limit in any case.
 
         Raises:
@@ -522,11 +288,10 @@ class Pdf:
         """
         deadline = deadline.within(self._settings.document_timeout_s)
         deadline.check("reading the document")
-        setup = replace(self._setup(self._model if enrich else None), details=details, images=images)
+        setup = replace(self._setup(path, self._model if enrich else None), details=details, images=images)
         known = await self._survey(path, deadline) if enrich else None
         gate = self._ingesting if enrich else None
         wanted = set(pages)
-        chars = 0
         self._documents += 1
         try:
             if known and known.scanned:
@@ -534,13 +299,14 @@ class Pdf:
                 first = split_scanned(known.scanned, self._settings.scanned_range_pages)
                 async with aclosing(self._ranges(path, first, replace(setup, model=None), gate, deadline)) as found:
                     held = [each async for each in found]
-                chars = sum(report.chars for report, _ in held)
                 known = known.with_scans(page for report, _ in held for page in report.margins)
                 async with aclosing(
                     self._enriched(held, wanted, replace(setup, survey=known), gate, deadline)
                 ) as found:
                     async for report, readings in found:
-                        yield PageRange(report.done, readings)
+                        chars += report.chars
+                        limits.check_text(chars, self._settings.max_text_mb)
+                        yield PageRange(report.done, readings, report.chars)
                         wanted.difference_update(report.done)
             size = self._settings.range_pages
             if not (enrich or details or images):
@@ -551,7 +317,7 @@ class Pdf:
                     chars += report.chars
                     limits.check_text(chars, self._settings.max_text_mb)
                     if report.done:
-                        yield PageRange(report.done, readings)
+                        yield PageRange(report.done, readings, report.chars)
         finally:
             self._documents -= 1
 
@@ -563,23 +329,27 @@ class Pdf:
         running: dict[asyncio.Task[tuple[Report, Any] | Failure], Range] = {}
         cpus = await asyncio.to_thread(_cluster_cpus)
         width = self._ahead(cpus)
+        ledger = Ledger(setup.images) if setup.images else None
         if gate:
             gate.widen(ingest_width(cpus, self._ingest_cpus, self._settings.task_cpus, self._settings.replicas))
         try:
             while waiting or running:
                 while waiting and len(running) < width:
                     part = waiting.popleft()
-                    running[asyncio.create_task(self._run_range(path, part, setup, gate))] = part
+                    given = replace(setup, images=ledger.before(part.pages[0])) if ledger else setup
+                    running[asyncio.create_task(self._run_range(path, part, given, gate))] = part
                 for task in await _some(running, deadline):
                     part = running.pop(task)
                     outcome = task.result()
                     if isinstance(outcome, Failure):
-                        again = after_failure(part)
+                        again = after_failure(part, slow=outcome.slow)
                         waiting.extend(again)
                         for number in () if again else part.pages:
                             yield Report((number,)), (_unreadable(number, outcome.reason),)
                         continue
                     report, readings = outcome
+                    if ledger:
+                        ledger.note(report.images)
                     waiting.extend(split_scanned(report.scanned, self._settings.scanned_range_pages))
                     yield report, readings
         finally:
@@ -613,15 +383,16 @@ class Pdf:
         """Ranges in flight at once."""
         return AHEAD * max(1, int(cpus / self._settings.task_cpus))
 
-    def _setup(self, model: str | None) -> Setup:
-        context = structlog.contextvars.get_contextvars()
+    def _setup(self, path: str, model: str | None) -> Setup:
+        # A stored file is named by its hash, which the list of documents has; of a path no more is anybody's business.
+        context = {**structlog.contextvars.get_contextvars(), "file": Path(path).name}
         return Setup(self._settings, model, self._logs, context, encoder=self._encoder)
 
     async def _survey(self, path: str, deadline: Deadline) -> Survey | None:
         """What ranges share; None where looking the document over crashes or takes too long, whichever the range."""
         try:
             survey: Survey = await self._run_light(
-                self._survey_file, path, what="looking the document over", deadline=deadline
+                self._surveying, self._survey_file, path, what="looking the document over", deadline=deadline
             )
         except ReadingFailed as error:
             # One bad page among those looked at must not cost the others: without it, heads and feet stay in chunks.
@@ -636,39 +407,50 @@ class Pdf:
         self, work: Any, *args: Any, pages: tuple[int, ...], gate: Gate | None
     ) -> tuple[Report, Any] | Failure:
         """Run a task of two results for some pages: what it did, and a reference to their readings."""
+        limit = self._settings.page_timeout_s
+        began = time.monotonic()
         try:
             async with gate.passed() if gate else nullcontext():
+                # With the time it waits for a core; what is taken for slow by mistake only costs more tasks.
+                began = time.monotonic()
                 report, readings = work.remote(*args)
                 return await _outcome(report), readings
         except (InvalidInput, NotFound):
             # Of the document, not of these pages.
             raise
         except ReadingFailed as error:
-            return Failure(error.detail)
+            return Failure(error.detail, time.monotonic() - began >= limit)
         except PROCESS_DIED as error:
-            logs.get().warning("page_task_died", pages=pages, error=type(error).__name__)
-            return Failure(f"The reader crashed on it or needed more than {self._settings.page_timeout_s:g} s.")
+            seconds = time.monotonic() - began
+            what = {"pages": pages, "seconds": round(seconds, 1), "error": type(error).__name__}
+            logs.get().warning("page_task_died", **args[-1].context, **what)
+            return Failure(f"The reader crashed on it or needed more than {limit:g} s.", seconds >= limit)
 
     async def _run_single(self, task: Any, *args: Any, what: str, deadline: Deadline) -> Any:
         """Run a task that has one result, and a core of its own, in turn with those that read."""
+        context = structlog.contextvars.get_contextvars()
+        setup = Setup(self._settings, None, self._logs, context, encoder=self._encoder)
 
         async def run() -> Any:
             async with self._ingesting.passed():
-                return await _outcome(task.remote(*args, self._setup(None)))
+                return await _outcome(task.remote(*args, setup))
 
         try:
             return await deadline.run(run(), what)
         except PROCESS_DIED:
             raise Unavailable(f"{what} crashed or took too long.") from None
 
-    async def _run_light(self, task: Any, path: str, *args: Any, what: str, deadline: Deadline) -> Any:
+    async def _run_light(self, gate: Gate, task: Any, path: str, *args: Any, what: str, deadline: Deadline) -> Any:
+        setup = self._setup(path, None)
+
         async def run() -> Any:
-            async with self._light:
-                return await _outcome(task.remote(path, *args, self._setup(None)))
+            async with gate.passed():
+                return await _outcome(task.remote(path, *args, setup))
 
         try:
             return await deadline.run(run(), f"{what[0].upper()}{what[1:]}")
-        except PROCESS_DIED:
+        except PROCESS_DIED as error:
+            logs.get().warning("page_task_died", **setup.context, what=what, error=type(error).__name__)
             raise ReadingFailed(f"The PDF is damaged: {what} crashed or took too long.") from None
 
 

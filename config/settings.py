@@ -59,6 +59,10 @@ class ApiSettings(Section):
     replicas: int = Field(ge=1, description="Processes that accept requests.")
     max_concurrent_requests: int = Field(ge=1, description="Requests in flight per replica; more are refused with 429.")
     max_upload_mb: float = Field(gt=0, description="Largest file accepted, MB (10^6 bytes).")
+    upload_timeout_s: float = Field(gt=0, description="Time that the body of a request may take to come in, s.")
+    stall_s: float = Field(
+        gt=0, description="Time that a client has for each 64 KB it sends or takes, s; a slower one is cut off."
+    )
     max_extractions: int = Field(ge=1, description="Extractions under way at once per replica; more get a 429.")
     max_extract_mb: float = Field(gt=0, description="Longest answer of an extraction that is not streamed, MB.")
     max_question_chars: int = Field(ge=1, description="Longest question accepted, characters.")

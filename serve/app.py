@@ -20,8 +20,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from actors.errors import Overloaded
 from actors.store.blobs import open_blobs
 from config import logs
+from config.settings import ApiSettings
 from serve import problems
 from serve.fetch import Fetcher
+from serve.pace import Paced, Stalled
 from serve.routes import admin, ask, collections, documents, extract, jobs, sources
 from serve.services import Services, Turnstile
 
@@ -52,21 +54,25 @@ def create_app(services: Services) -> FastAPI:
     problems.install(app)
     for module in (ask, documents, extract, jobs, collections, sources, admin):
         app.include_router(module.router)
-    app.add_middleware(_Envelope, limit=services.settings.api.max_concurrent_requests)
+    app.add_middleware(_Envelope, settings=services.settings.api)
     return app
 
 
 class _Envelope:
-    """What every request gets: an id, a bounded body, a problem document for a defect of ours, and bounded company.
+    """What every request gets: an id, a bounded body, a bounded wait for the client, a problem document for a defect.
+
+    Beyond `api.max_concurrent_requests` under way, one more is refused at once. Those that ask for the state always
+    pass.
 
     Args:
         app: what answers.
-        limit: requests under way at once; one more is refused at once. Those that ask for the state always pass.
+        settings: the bounds.
     """
 
-    def __init__(self, app: ASGIApp, limit: int) -> None:
+    def __init__(self, app: ASGIApp, settings: ApiSettings) -> None:
         self._app = app
-        self._limit = limit
+        self._settings = settings
+        self._limit = settings.max_concurrent_requests
         self._under_way = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -81,10 +87,11 @@ class _Envelope:
         received = 0
         began = time.perf_counter()
         upload = scope["path"] in UPLOAD_PATHS
+        client = Paced(receive, send, stall_s=self._settings.stall_s, body_s=self._settings.upload_timeout_s)
 
         async def bounded() -> Message:
             nonlocal received
-            message = await receive()
+            message = await client.receive()
             received += len(message.get("body", b""))
             if received > BODY_LIMIT and not upload:
                 # The one exception that FastAPI lets through where it reads a body.
@@ -94,7 +101,7 @@ class _Envelope:
         async def watched(message: Message) -> None:
             nonlocal status
             status = message.get("status", status)
-            await send(message)
+            await client.send(message)
 
         if self._under_way >= self._limit and scope["path"] not in ALWAYS:
             detail = f"{self._limit:,} requests are under way already. Try again in a moment."
@@ -104,8 +111,8 @@ class _Envelope:
         with logs.bound(request_id=request_id):
             try:
                 await self._app(scope, bounded, watched)
-            except ClientDisconnect:
-                logs.get().info("client_gone", path=scope["path"])
+            except ClientDisconnect as gone:
+                logs.get().info("client_stalled" if isinstance(gone, Stalled) else "client_gone", path=scope["path"])
             except Exception as error:
                 # In a thread: a traceback is written with lines of source files, which are read for it.
                 await asyncio.to_thread(logs.get().error, "defect", path=scope["path"], exc_info=error)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import pickle
 import signal
 import socket
 import threading
@@ -133,7 +134,14 @@ def _answer(sending: Connection, call: Callable[..., Any], args: tuple[Any, ...]
         answer = (call(*args, **kwargs), None)
     except Exception as error:  # noqa: BLE001 - it is raised on the other side
         # The traceback does not cross the border; for an unexpected error it is worth more than the error.
-        error.add_note(traceback.format_exc())
+        note = traceback.format_exc()
+        error.add_note(note)
+        try:
+            pickle.dumps(error)
+        except (pickle.PicklingError, AttributeError, TypeError):
+            # Ray makes a class for each error that comes from a task: where the system does not start, it is that one.
+            error = RuntimeError(str(error))
+            error.add_note(note)
         answer = (None, error)
     sending.send(answer)
 

@@ -46,7 +46,7 @@ def problem(status: int, code: str, detail: str, request_id: str) -> Response:
     headers = {}
     if status in (429, 503):
         headers["retry-after"] = str(RETRY_AFTER_S)
-    if status == 413:
+    if status in (408, 413):
         # Without it the server would go on taking in, and throwing away, the rest of the body.
         headers["connection"] = "close"
     return Response(orjson.dumps(body), status_code=status, headers=headers, media_type=MEDIA_TYPE)

@@ -12,13 +12,15 @@ from pydantic import ValidationError
 from actors.deadline import Deadline
 from actors.errors import MalformedRequest
 from actors.store.blobs import Blobs, Incoming
+from config.settings import PdfSettings
 from serve.fetch import Fetcher
 from serve.schemas import UrlBody
 from serve.upload import Upload
 
 MB: Final = 1_000_000
 MAX_JSON_BYTES: Final = 200_000
-INSPECT_TIMEOUT_S: Final = 30.0
+LIGHT_MARGIN_S: Final = 15.0
+"""What opening or drawing may take besides the page's own time: a turn, and the start of a process."""
 
 BODY: Final[dict[str, Any]] = {
     "requestBody": {
@@ -64,7 +66,7 @@ async def receive(
         incoming: an open, empty temporary file.
         fetcher: for a URL.
         max_bytes: largest file.
-        deadline: of fetching; a client takes the time it takes to send.
+        deadline: of fetching; what a client may take to send is `serve.pace`'s to say.
 
     Raises:
         GatherumError: as `Upload.receive` and `Fetcher.fetch`.
@@ -76,6 +78,14 @@ async def receive(
     form = Upload(request.headers, incoming, max_bytes)
     await form.receive(request.stream())
     return Received(form.filename, form.metadata())
+
+
+def light_deadline(settings: PdfSettings) -> Deadline:
+    """The deadline of opening a PDF, or of drawing a page.
+
+    Later than the page's own limit: at the same moment, chance would say whether the file is to blame or the system.
+    """
+    return Deadline.after(settings.page_timeout_s + LIGHT_MARGIN_S)
 
 
 async def _url_body(request: Request) -> UrlBody:

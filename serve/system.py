@@ -44,6 +44,12 @@ def flags(folder: Path) -> dict[str, str]:
         # Ray nices its workers by 15, and any other program would then starve the questions. Page tasks nice
         # themselves.
         "RAY_worker_niceness": "0",
+        # Ray ends idle processes after a second where there are more than CPUs, actors among them, so every upload,
+        # extraction and page image would wait for one to start: 1.7 s and more for what takes 0.06 s.
+        "RAY_idle_worker_killing_time_threshold_ms": "60000",
+        # A page task has two results. Where it dies we hear of it by the first, and Ray would report the second as an
+        # error that nobody handled, without a word on which task it was.
+        "RAY_IGNORE_UNHANDLED_ERRORS": "1",
         "RAY_SERVE_ENABLE_HA_PROXY": "1",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_SERVE_HAPROXY_NBTHREAD": "1" if (os.cpu_count() or 1) <= 2 else "2",

@@ -23,6 +23,7 @@ from actors.messages import (
     PublishedDocument,
     Words,
 )
+from actors.reading.allowance import Allowance
 from actors.search import wordpieces
 from actors.search.encoder import Vectors, unit
 from actors.search.fast import FastEncoder
@@ -83,6 +84,7 @@ class FakePdf:
         scanned: pages that come after the others, which then come in one range.
         gate: if set, waited for before every page.
         calls: pages asked for, by call.
+        chars: length of the text that had been read before, by call.
         reached: set when a page waits at the gate.
         closed: how many calls have ended, however they did.
     """
@@ -93,6 +95,7 @@ class FakePdf:
     scanned: frozenset[int] = frozenset()
     gate: asyncio.Event | None = None
     calls: list[tuple[int, ...]] = field(default_factory=list)
+    chars: list[int] = field(default_factory=list)
     reached: asyncio.Event = field(default_factory=asyncio.Event)
     closed: int = 0
 
@@ -103,11 +106,13 @@ class FakePdf:
         *,
         enrich: bool,
         details: bool = False,
-        images: bool = False,
+        images: Allowance | None = None,
+        chars: int = 0,
         deadline: Deadline,
     ) -> AsyncIterator[PageRange]:
         """Read `pages`."""
         self.calls.append(tuple(pages))
+        self.chars.append(chars)
         try:
             if self.errors and (error := self.errors.pop(0)) is not None:
                 raise error
@@ -115,7 +120,7 @@ class FakePdf:
                 ready = tuple(number for number in pages if number not in self.scanned)
                 pages = [number for number in pages if number in self.scanned]
                 if ready:
-                    yield PageRange(ready, tuple(map(page_reading, ready)))
+                    yield _range_of(tuple(map(page_reading, ready)))
             for number in pages:
                 if number in self.breaks_before:
                     raise self.breaks_before.pop(number)
@@ -123,9 +128,14 @@ class FakePdf:
                     self.reached.set()
                     await self.gate.wait()
                 reading = unreadable(number) if number in self.unreadable else page_reading(number)
-                yield PageRange((number,), (reading,))
+                yield _range_of((reading,))
         finally:
             self.closed += 1
+
+
+def _range_of(readings: tuple[PageReading, ...]) -> PageRange:
+    pages = tuple(reading.page.number for reading in readings)
+    return PageRange(pages, readings, sum(len(reading.page.text) for reading in readings))
 
 
 def published(

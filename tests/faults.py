@@ -20,14 +20,30 @@ from typing import Any
 import ray
 from ray import cloudpickle
 
-from actors.pdf import Pdf, Setup, confined, read_range
+from actors.pdf import Pdf, confined
 from actors.reading import limits
 from actors.reading.ranges import Range
+from actors.reading.tasks import Setup, read_range
 
 # Tasks run in processes that cannot import from the tests.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 Fault = Callable[[Range], None]
+
+PLANTED = "planted-7f3a"
+CREDENTIALS = {
+    "DATABASE_URL": f"postgresql://gatherum:{PLANTED}@db/gatherum",
+    "GATHERUM_DATABASE__URL": f"mysql://gatherum:{PLANTED}@db/gatherum",
+    "AWS_ACCESS_KEY_ID": PLANTED,
+    "AWS_SECRET_ACCESS_KEY": PLANTED,
+    "AWS_SESSION_TOKEN": PLANTED,
+    "PGPASSWORD": PLANTED,
+    "MOONS_PASSWORD": PLANTED,  # of an SQL source, by `password_env`
+    "RAY_AUTH_TOKEN": PLANTED,
+    "RAY_REDIS_PASSWORD": PLANTED,
+    "RAY_JOB_CONFIG_JSON_ENV_VAR": f'{{"runtime_env": {{"env_vars": {{"KEY": "{PLANTED}"}}}}}}',
+}
+"""What the environment of a node may hold, and that of a page task must not."""
 
 
 def faulty(pdf: Pdf, fault: Fault) -> Pdf:

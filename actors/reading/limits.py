@@ -7,7 +7,8 @@ environment, children that outlive it. What it may do next is bounded by clocks 
 
 What holds against what: crashes, hangs, bombs and leaks of memory into a page's text are contained. Code that an
 exploit runs in the worker is still this user's code: it can ask the node's other processes for what this one has
-forgotten. Running Ray under a user of its own, or in a container without the database's address, bounds that.
+forgotten, and find in its own memory the token that Ray shows with every call. Running Ray under a user of its own, or
+in a container without the database's address, bounds that.
 """
 
 from __future__ import annotations
@@ -41,8 +42,9 @@ KEPT: Final = frozenset(
     }
 )
 KEPT_PREFIXES: Final = ("LC_", "PYTHON", "RAY_")
-SECRET: Final = ("TOKEN", "PASSWORD", "SECRET", "REDIS")
-"""Parts of the names of Ray's own variables that hold credentials; Ray has read them when the first task runs."""
+SECRET: Final = ("TOKEN", "PASSWORD", "SECRET", "CREDENTIAL", "ACCESS_KEY", "REDIS", "JOB_CONFIG")
+"""Parts of the names of Ray's own variables that hold credentials, or all variables that a driver gave its workers. Ray
+has read them when the first task runs."""
 
 # A zombie has ended, though Ray may not have noticed: a child that the worker forked holds the worker's connection to
 # Ray open, and until that closes Ray does not ask for the worker's status.

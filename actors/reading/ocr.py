@@ -243,7 +243,8 @@ def _reads_better(own: Page, blocks: Sequence[merging.Block], confidence: float)
     """Whether what was recognised is to be believed more than text that seemed garbage."""
     text, _ = merging.join(blocks)
     ours, theirs = triage.familiarity(own.text) or 0.0, triage.familiarity(text)
-    return confidence >= POOR and (theirs is None or theirs > ours)
+    # Text that was never language, such as a key in base64, is not to be replaced by a guess at it.
+    return confidence >= POOR and (theirs is None or theirs > ours) and triage.plausible(text)
 
 
 def _blocks(part: Recognised, page: Page, *, least: float, beside: Words) -> list[merging.Block]:

@@ -1,11 +1,14 @@
 """Plans how the pages of a document are dealt out to tasks, and again after a task has failed.
 
-A failed range is not halved again and again until the bad page is found, but tried once more page by page. Each failure
-costs a new process or, where a page hangs, its whole time limit. In a range of 16 with one bad page, halving fails six
-times (16, 8, 4, 2, 1 and the second chance), page by page twice: three minutes or one, at 30 s a page. With every page
-bad it is 47 failures or 17, and whichever pages are bad, never fewer. What halving saves is tasks, 10 instead of 17,
-and a task for one page takes milliseconds: of 1,000 pages with one bad, 79 tasks read 999, and two of them fail. A page
-alone has its second chance because the process may have been killed for what another one did.
+A range whose task died is cut in two, and its parts again, until the bad page is alone; what lies beside it is read on
+the way. So a page is given up only after it failed alone and in every range it lay in. That matters because a process
+may be killed for what another one did: where one in ten is, a good page of a range of 16 fails five times in a row with
+a chance of one in a hundred thousand, and it would be one in a hundred if each page were tried alone after the range.
+
+Where the task ran into its time limit, each page is tried alone at once. Every further failure costs the whole limit
+again, so there are to be as few as can be: with one page of 16 that hangs it is two limits, and five by halves, a
+minute or two and a half. A crash costs a new process: such a range takes 3.3 s by halves and 1.9 s page by page (two
+cores), which is worth the better chance of the good ones.
 """
 
 from __future__ import annotations
@@ -74,11 +77,24 @@ def split_scanned(found: Sequence[tuple[int, Why]], size: int) -> list[Range]:
     return [Range(tuple(page for page, _ in part), tuple(why for _, why in part)) for part in parts]
 
 
-def after_failure(failed: Range) -> list[Range]:
-    """What to try after a range failed: each page alone, once; nothing if that was the second time."""
-    if failed.retry:
+def after_failure(failed: Range, *, slow: bool) -> list[Range]:
+    """What to try after a range failed: its halves, or each page; a page alone once more, unless it failed before.
+
+    Args:
+        failed: the range.
+        slow: whether it ran into its time limit.
+
+    Returns:
+        Ranges of the same pages; none if the page is to be given up.
+    """
+    count = len(failed.pages)
+    if count == 1 and failed.retry:
         return []
-    return [Range((page,), failed.whys[index : index + 1], retry=True) for index, page in enumerate(failed.pages)]
+    size = 1 if slow else -(-count // 2)
+    return [
+        Range(failed.pages[start : start + size], failed.whys[start : start + size], retry=True)
+        for start in range(0, count, size)
+    ]
 
 
 def ingest_width(total: float, wanted: float, task_cpus: float, replicas: int) -> int:

@@ -25,7 +25,6 @@ Why = Literal["absent", "garbage", "hidden", "mixed"]
 UNREADABLE_SHARE: Final = 0.3
 STAMP_WORDS: Final = 25
 COVERING_SHARE: Final = 0.8
-SAMPLE_CHARS: Final = 4000
 MIN_PAIRS: Final = 200  # of letters; less is a table, a form or a list of names
 PLAUSIBLE: Final = 0.55
 """Least share of common pairs among neighbouring letters. Measured on 226 pages of real PDFs in English and German,
@@ -93,7 +92,8 @@ def judge(page: Page, marked: Callable[[], bool], covered: Callable[[], float]) 
         covered: part of it that images cover, 0 to 1; asked only of pages with little text.
 
     Returns:
-        `absent`: no text, though something is drawn. `garbage`: glyphs without a known meaning, or with wrong ones.
+        `absent`: no text, though something is drawn. `garbage`: glyphs without a known meaning, or with wrong ones, on
+        three tenths of it.
         `hidden`: an image covers the page and the few words over it are likely a stamp. None: the text will do, or the
         page is blank.
     """
@@ -115,27 +115,39 @@ def plausible(text: str) -> bool:
     """Whether letters follow each other as in a language written in Latin letters; also if there are too few to tell.
 
     A font with a wrong or shifted encoding gives letters in the right number and at the right place, and only their
-    company betrays them.
+    company betrays them. It may be the font of a part of the page alone, so passages are judged one by one, and the
+    page by how many of them are garbage; a page half of which is would pass as a whole. Measured on the 142 pages of
+    the same PDFs that have so many letters: of their 987 passages none is below 0.69. With 40 % of a page's text
+    shifted by a letter 103 of 105 are found, where the share over all of the page finds 2.
     """
-    share = familiarity(text)
-    return share is None or share >= PLAUSIBLE
+    pairs = _pairs(text)
+    passages = len(pairs) // MIN_PAIRS
+    if not passages:
+        return True
+    length = len(pairs) // passages
+    starts = range(0, passages * length, length)
+    garbled = sum(pairs.count(_FREQUENT, start, start + length) < PLAUSIBLE * length for start in starts)
+    return garbled < UNREADABLE_SHARE * passages
 
 
 def familiarity(text: str) -> float | None:
     """Share of neighbouring letters that are a common pair, 0 to 1; None for other scripts and short texts."""
-    sample = text[:SAMPLE_CHARS]
-    letters = np.frombuffer(sample.encode("latin-1", "replace").translate(_LETTERS), dtype=np.uint8)
+    pairs = _pairs(text)
+    return pairs.count(_FREQUENT) / len(pairs) if len(pairs) >= MIN_PAIRS else None
+
+
+def _pairs(text: str) -> bytes:
+    """For each pair of neighbouring letters whether it is `_RARE` or `_FREQUENT`; none for other scripts."""
+    letters = np.frombuffer(text.encode("latin-1", "replace").translate(_LETTERS), dtype=np.uint8)
     known = np.count_nonzero(letters)
-    if not sample.isascii():
+    if not text.isascii():
         # A bound on the letters of any script; to ask each character takes longer than all the rest.
-        longest = len(sample) - sample.count(" ") - sample.count("\n")
-        if known < ASCII_SHARE * longest and known < ASCII_SHARE * sum(map(str.isalpha, sample)):
-            return None
-    pairs = letters[:-1].astype(np.int64) << 5 | letters[1:]
-    _, rare, frequent = np.bincount(_KINDS[pairs], minlength=3).tolist()
-    if rare + frequent < MIN_PAIRS:
-        return None
-    return int(frequent) / int(rare + frequent)
+        longest = len(text) - text.count(" ") - text.count("\n")
+        if known < ASCII_SHARE * longest and known < ASCII_SHARE * sum(map(str.isalpha, text)):
+            return b""
+    # Bytes, because numpy takes three times as long to leave some out and count the others.
+    kinds: bytes = _KINDS[letters[:-1].astype(np.int64) << 5 | letters[1:]].tobytes()
+    return kinds.translate(None, bytes([_NO_LETTERS]))
 
 
 def silent(page: Page, pictures: Sequence[Picture]) -> tuple[Picture, ...]:

@@ -47,8 +47,8 @@ SLICE: Final = 64
 """Vectors added to the graph at a time, some 10 ms: so long searches wait, and no longer."""
 
 STEPS: Final = 32_767
-"""Of a number from 0 to 1, as it is kept. More exact than a float of 16 bits, and turned into one of 32 bits in less than
-a third of the time (20 against 70 us for the 70 vectors that a query looks at)."""
+"""Of a number from 0 to 1, as it is kept. More exact than a float of 16 bits, and turned into one of 32 bits in a third
+of the time or less (20 against 70 us for the 70 vectors that a query looks at)."""
 
 FORMAT: Final = 2
 _MANIFEST: Final = "dense.json"

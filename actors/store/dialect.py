@@ -18,7 +18,7 @@ from sqlalchemy.exc import ArgumentError, IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.schema import CreateTable
-from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.sql.functions import FunctionElement, char_length
 
 from actors.errors import Conflict, InvalidInput, Unavailable
 from actors.store.faults import Fault, fault_of
@@ -66,6 +66,12 @@ def _clock_on_postgresql(element: clock, compiler: Any, **options: Any) -> str:
 def _clock_on_mysql(element: clock, compiler: Any, **options: Any) -> str:
     # A DECIMAL until the addition. Sessions are in UTC: a local time may be any of two when clocks are set back.
     return "(UNIX_TIMESTAMP(NOW(6)) + 0e0)"
+
+
+@compiles(char_length, "sqlite")
+def _char_length_on_sqlite(element: char_length, compiler: Any, **options: Any) -> str:
+    # What it counts are characters, too; to MySQL `length` is bytes.
+    return f"length{compiler.function_argspec(element, **options)}"
 
 
 @compiles(CreateTable, "mysql")

@@ -145,6 +145,7 @@ async def claim(connection: AsyncConnection, now: float, *, worker: str, lease_s
             last=after.attempt >= after.max_attempts,
             pages=document.pages,
             missing=missing,
+            chars=await readings.chars(connection, document.sha256, pipeline) if len(missing) < document.pages else 0,
         )
     return None
 

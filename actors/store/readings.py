@@ -169,6 +169,12 @@ async def missing(connection: AsyncConnection, sha256: str, pipeline: int, total
     return tuple(number for number in range(1, total + 1) if number not in have)
 
 
+async def chars(connection: AsyncConnection, sha256: str, pipeline: int) -> int:
+    """Length of the text of the pages that are in, characters."""
+    length = func.coalesce(func.sum(func.char_length(pages.c.text)), 0)
+    return int((await connection.execute(select(length).where(_reading(pages, sha256, pipeline)))).scalar_one())
+
+
 async def errors(connection: AsyncConnection, sha256: str, pipeline: int) -> list[tuple[int, str]]:
     """Pages that could not be read, with the reason, in order."""
     rows = await connection.execute(

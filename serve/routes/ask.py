@@ -17,7 +17,7 @@ router = APIRouter(prefix="/v1", tags=["ask"])
 JSON = "application/json"
 
 
-@router.post("/ask", response_model=AskView, responses=documented(400, 404, 413, 422, 429, 503, 504))
+@router.post("/ask", response_model=AskView, responses=documented(400, 404, 408, 413, 422, 429, 503, 504))
 async def ask(body: AskBody, request: Request, services: Use) -> Response:
     """Answer a question, every statement with its evidence."""
     question = Question(
@@ -32,7 +32,7 @@ async def ask(body: AskBody, request: Request, services: Use) -> Response:
     return Response(await services.ask(question), media_type=JSON)
 
 
-@router.post("/search", response_model=PassagesView, responses=documented(400, 404, 413, 422, 429, 503, 504))
+@router.post("/search", response_model=PassagesView, responses=documented(400, 404, 408, 413, 422, 429, 503, 504))
 async def search(body: SearchBody, services: Use) -> Response:
     """Find passages."""
     query = Query(

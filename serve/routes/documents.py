@@ -19,7 +19,7 @@ from actors.store.documents import check_name
 from actors.store.queue import priority_of
 from serve.deletion import delete_documents
 from serve.problems import documented
-from serve.receive import BODY, INSPECT_TIMEOUT_S, MB, Fetching, Files, receive
+from serve.receive import BODY, MB, Fetching, Files, light_deadline, receive
 from serve.schemas import AcceptedView, DocumentsView, DocumentView, RemovedView
 from serve.services import Use, call_deadline, wake_ingest
 
@@ -35,7 +35,7 @@ router = APIRouter(prefix=UPLOAD_PATH, tags=["documents"])
 PageNumber = Annotated[int, Path(ge=1, le=1_000_000)]
 
 
-@router.post("", status_code=202, responses=documented(400, 403, 413, 415, 422, 429, 503, 504), openapi_extra=BODY)
+@router.post("", status_code=202, responses=documented(400, 403, 408, 413, 415, 422, 429, 503, 504), openapi_extra=BODY)
 async def add_document(
     request: Request,
     services: Use,
@@ -61,7 +61,7 @@ async def add_document(
     async with Incoming(blobs) as incoming:
         deadline = Deadline.after(settings.egress.timeout_s)
         received = await receive(request, incoming, fetcher, int(settings.api.max_upload_mb * MB), deadline=deadline)
-        info = await services.roles.pdf.inspect(str(incoming.path), deadline=Deadline.after(INSPECT_TIMEOUT_S))
+        info = await services.roles.pdf.inspect(str(incoming.path), deadline=light_deadline(settings.pdf))
 
         async def accept() -> Accepted:
             for tries_left in reversed(range(TRIES)):
@@ -104,7 +104,7 @@ async def get_document(document_id: str, services: Use) -> DocumentView:
 @router.get(
     "/{document_id}/pages/{number}.png",
     response_class=Response,
-    responses={200: {"content": {"image/png": {}}}, **documented(404, 422, 503, 504)},
+    responses={200: {"content": {"image/png": {}}}, **documented(404, 422, 429, 503, 504)},
 )
 async def page_image(
     document_id: str,
@@ -121,7 +121,7 @@ async def page_image(
     document = await services.roles.database.document(document_id, deadline=call_deadline())
     if number > document.pages:
         raise UnknownPage(f"The document has {document.pages} pages; there is no page {number}.")
-    deadline = Deadline.after(INSPECT_TIMEOUT_S)
+    deadline = light_deadline(services.settings.pdf)
     async with blobs.local(document.sha256) as path:
         image = await services.roles.pdf.render(str(path), number, boxes, dpi, deadline=deadline)
     return Response(image, media_type="image/png")

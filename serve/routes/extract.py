@@ -29,7 +29,7 @@ from actors.store.blobs import Incoming
 from config import logs
 from serve.extraction import MEDIA_TYPES, Format, Selection, encode, markdown, page_value, plain_text
 from serve.problems import documented, problem
-from serve.receive import BODY, INSPECT_TIMEOUT_S, MB, Fetching, Files, receive
+from serve.receive import BODY, MB, Fetching, Files, light_deadline, receive
 from serve.services import Turnstile, Use
 from serve.streaming import Stream, generator, unless_gone
 
@@ -59,7 +59,7 @@ async def _incoming(blobs: Files) -> AsyncIterator[Incoming]:
     dependencies=[Depends(_place)],
     responses={
         200: {"content": {kind.partition(";")[0]: {} for kind in (*MEDIA_TYPES.values(), NDJSON)}},
-        **documented(400, 403, 413, 415, 422, 429, 503, 504),
+        **documented(400, 403, 408, 413, 415, 422, 429, 503, 504),
     },
     openapi_extra=BODY,
 )
@@ -76,20 +76,26 @@ async def extract(
     images: Annotated[
         bool, Query(description="With the bytes of images, base64; up to pdf.max_images_mb. Only in JSON.")
     ] = False,
-    timeout_ms: Annotated[int | None, Query(ge=1, description="Budget, ms; at most pdf.document_timeout_s.")] = None,
+    timeout_ms: Annotated[
+        int | None, Query(ge=1, description="Budget of the reading, ms; at most pdf.document_timeout_s.")
+    ] = None,
 ) -> Response:
     """Read a PDF without storing it."""
     settings = services.settings
     if images and format != "json":
         raise InvalidInput(f"images: {format} has no place for them. Ask for format=json.")
     selection = Selection.parse(pages)
+    fetched_by = Deadline.after(settings.egress.timeout_s)
+    await receive(request, incoming, fetcher, int(settings.api.max_upload_mb * MB), deadline=fetched_by)
+    # From here on: how long the file takes to come depends on the client's line, not on what it asks for.
     deadline = Deadline.after(settings.pdf.document_timeout_s)
     if timeout_ms is not None:
         deadline = deadline.within(timeout_ms / 1000)
-    await receive(request, incoming, fetcher, int(settings.api.max_upload_mb * MB), deadline=deadline)
     path = str(incoming.path)
-    info = await services.roles.pdf.inspect(path, deadline=deadline.within(INSPECT_TIMEOUT_S))
+    info = await services.roles.pdf.inspect(path, deadline=min(deadline, light_deadline(settings.pdf)))
     chosen = selection.of(info.pages)
+
+    reading = Reading(info, format, Allowance(int(settings.pdf.max_images_mb * MB)) if images else None)
 
     def read() -> AsyncIterator[Page]:
         return in_order(
@@ -97,13 +103,11 @@ async def extract(
             path,
             chosen,
             details=format != "text",
-            images=images,
+            images=reading.allowance,
             max_text_mb=settings.pdf.max_text_mb,
             deadline=deadline,
         )
 
-    most = int(settings.pdf.max_images_mb * MB) if images else None
-    reading = Reading(info, format, None if most is None else Allowance(most))
     if stream or NDJSON in request.headers.get("accept", ""):
         return Stream(_lines(read, reading, request.scope["request_id"]), media_type=NDJSON)
     return await unless_gone(request.receive, _whole(read, reading, settings.api.max_extract_mb))
@@ -155,7 +159,7 @@ async def in_order(
     pages: Sequence[int],
     *,
     details: bool,
-    images: bool = False,
+    images: Allowance | None = None,
     max_text_mb: float,
     deadline: Deadline,
 ) -> AsyncIterator[Page]:
@@ -166,7 +170,7 @@ async def in_order(
         path: of the PDF.
         pages: numbers, ascending.
         details: whether their links, images and tables are wanted.
-        images: whether the bytes of the images are.
+        images: what the bytes of the images may come to, less what was given out when a window begins; or None.
         max_text_mb: longest text of them all, millions of characters; the role sees only one window at a time.
         deadline: of the whole reading.
 
@@ -178,7 +182,9 @@ async def in_order(
         due = deque(pages[first : first + WINDOW])
         ranges: dict[int, Any] = {}
         read: dict[int, Page] = {}
-        window = pdf.read(path, tuple(due), enrich=False, details=details, images=images, deadline=deadline)
+        # A copy, because without Ray the role would see what is given out meanwhile.
+        left = images and Allowance(images.left, set(images.sent))
+        window = pdf.read(path, tuple(due), enrich=False, details=details, images=left, deadline=deadline)
         async with aclosing(generator(window)) as found:
             async for part in found:
                 ranges.update(dict.fromkeys(part.pages, part.readings))

@@ -22,7 +22,9 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def system(tmp_path_factory: pytest.TempPathFactory, library: Path) -> Iterator[System]:
     """A running system, shared by all tests of the session: tests use collections of their own."""
-    system = System(tmp_path_factory.mktemp("system"), {"GATHERUM_SOURCES__SQLITE_ROOT": str(library)})
+    # Slow clients are given up soon, so that a test need not wait for a minute.
+    environment = {"GATHERUM_SOURCES__SQLITE_ROOT": str(library), "GATHERUM_API__STALL_S": "5"}
+    system = System(tmp_path_factory.mktemp("system"), environment)
     system.up()
     yield system
     system.down()

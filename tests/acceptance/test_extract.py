@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import socket
 from base64 import b64decode
 from collections.abc import Iterator
 from pathlib import Path
@@ -122,6 +124,42 @@ def test_a_client_that_goes_away_ends_the_reading(system: System, client: httpx.
 def documents_in_work(client: httpx.Client) -> int:
     replicas = client.get("/health").json()["replicas"]
     return sum(replica["detail"]["documents"] for name, replica in replicas.items() if name.startswith("pdf"))
+
+
+def connection(system: System, content: bytes, *, last: int | None = None, **params: Any) -> socket.socket:
+    """A connection over which a file was sent for extraction, up to byte `last` of the request's body."""
+    request = httpx.Request("POST", f"{system.url}/v1/extract", params=params, files={"file": ("a.pdf", content)})
+    body = request.read()
+    opened = socket.socket()
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)
+    opened.settimeout(60)
+    opened.connect((request.url.host, request.url.port))
+    head = f"POST {request.url.raw_path.decode()} HTTP/1.1\r\n"
+    head += "".join(f"{name}: {value}\r\n" for name, value in request.headers.items())
+    opened.sendall(head.encode() + b"\r\n" + body[:last])
+    return opened
+
+
+def test_a_client_that_stops_reading_is_given_up(system: System) -> None:
+    before = stored(system)
+    # More than the buffers hold that lie in between.
+    noise = pymupdf.Pixmap(pymupdf.csRGB, 4000, 2000, os.urandom(24_000_000), False)
+    with pymupdf.open() as document:
+        document.new_page().insert_image((0, 0, 500, 250), pixmap=noise)
+        content: bytes = document.tobytes()
+    with connection(system, content, images=True, stream=True) as client:
+        assert client.recv(15) == b"HTTP/1.1 200 OK"
+        assert stored(system) > before
+        system.eventually(lambda: stored(system) == before, "the place to be free", within_s=30)
+
+
+def test_a_client_that_drips_its_upload_is_given_up(system: System) -> None:
+    before = stored(system)
+    with connection(system, pdf(SENTENCE), last=-20) as client:
+        answer = client.recv(10_000)
+    assert answer.startswith(b"HTTP/1.1 408 ")
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["code"] == "request_timeout"
+    assert unchanged(system, before)
 
 
 def test_bad_files_have_the_errors_of_an_upload(system: System, client: httpx.Client) -> None:

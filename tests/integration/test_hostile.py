@@ -37,21 +37,20 @@ CONFIGURATION = (
 
 READER = """
 import json, os, sys
-from actors import pdf
-from actors.reading import ocr, pages
+from actors.reading import ocr, pages, tasks
 from actors.reading.ranges import Range
 from config.settings import load
 settings = load(json.loads(sys.argv[1]))
-setup = pdf.Setup(settings.pdf, None, settings.logs, {})
+setup = tasks.Setup(settings.pdf, None, settings.logs, {})
 for path in sys.argv[2:]:
     child = os.fork()
     if child == 0:
         try:
-            info = pdf.inspect_file(path, setup)
-            report, _ = pdf.read_range(path, Range(tuple(range(1, min(info.pages, 5) + 1))), setup)
+            info = tasks.inspect_file(path, setup)
+            report, _ = tasks.read_range(path, Range(tuple(range(1, min(info.pages, 5) + 1))), setup)
             if report.scanned:
                 numbers, whys = zip(*report.scanned)
-                pdf.read_range(path, Range(numbers[:1], whys[:1]), setup)
+                tasks.read_range(path, Range(numbers[:1], whys[:1]), setup)
         finally:
             try:
                 pass  # here an evil file acts

@@ -16,6 +16,8 @@ import pymupdf
 import pytest
 import ray
 from faults import (
+    CREDENTIALS,
+    PLANTED,
     abandon_child,
     abandon_escaped_child,
     block_in_read,
@@ -32,9 +34,10 @@ from faults import (
 
 from actors.deadline import Deadline
 from actors.messages import Page, PageRange
-from actors.pdf import Pdf, Setup, confined, read_range
+from actors.pdf import Pdf, confined
 from actors.reading import limits
 from actors.reading.ranges import Range
+from actors.reading.tasks import Setup, read_range
 from config.settings import load
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_node")]
@@ -163,6 +166,10 @@ async def test_a_worker_has_given_up_what_it_does_not_need(document: str, tmp_pa
     dropped = shown.keys() - limits.kept_variables(shown)
     assert dropped
     assert all(set(shown[name]) <= {"x"} for name in dropped)
+    # The node had them when the worker started.
+    assert shown.keys() >= CREDENTIALS.keys()
+    assert not CREDENTIALS.keys() & state["environ"].keys()
+    assert PLANTED not in json.dumps([state["environ"], entries])
     assert shown["PATH"] == os.environ["PATH"]
 
 

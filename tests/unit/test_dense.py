@@ -22,7 +22,8 @@ MODEL = "model@1"
 
 def vectors(count: int, seed: int = 0) -> Vectors:
     made = unit(np.random.default_rng(seed).normal(size=(count, DIMENSION)).astype(np.float32))
-    return np.rint(made * np.float32(STEPS)) * np.float32(1 / STEPS)  # as they are kept
+    kept: Vectors = np.rint(made * np.float32(STEPS)) * np.float32(1 / STEPS)
+    return kept
 
 
 def filled(count: int, *, exact_below: int = 50_000, dead: range = range(0)) -> DenseIndex:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import deque
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -23,6 +24,7 @@ from actors.errors import DeadlineExceeded, DocumentTooLarge, EncryptedPdf, Inva
 from actors.messages import DocumentInfo, OutlineItem, Page, PageImage, PageLink, PageRange, Table, Words
 from actors.pdf import Pdf
 from actors.reading import limits
+from actors.reading.allowance import Allowance
 from config.settings import load
 from serve.app import BODY_LIMIT, create_app
 from serve.extraction import Selection, encode, markdown, page_value, pipes
@@ -30,6 +32,7 @@ from serve.routes import extract
 from serve.services import Roles, Services
 
 BODY = b"%PDF-1.7 whatever"
+FORM = {"content-type": "multipart/form-data; boundary=frontier"}
 
 
 @dataclass
@@ -41,8 +44,10 @@ class Reader(FakePdf):
     path: str = ""
     deadline: Deadline | None = None
     images: tuple[PageImage, ...] = ()
+    allowed: list[Allowance | None] = field(default_factory=list)
 
     async def read(self, path: str, pages: Sequence[int], **how: Any) -> AsyncIterator[PageRange]:
+        self.allowed.append(how["images"])
         async for part in super().read(path, pages, **how):
             readings = (replace(each, page=replace(each.page, images=self.images)) for each in part.readings)
             yield replace(part, readings=tuple(readings))
@@ -166,6 +171,16 @@ async def test_images_have_their_bytes_only_where_these_are_asked_for(reader: Re
     assert end == {"end": {"pages": 1, "unread": [], "truncated": False}}
 
 
+async def test_a_window_is_allowed_what_those_before_it_left(
+    reader: Reader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(extract, "WINDOW", 1)
+    reader.images = (PICTURE,)
+    app = await application(reader, tmp_path, **{"pdf.max_images_mb": 7e-6})
+    await post(app, images=True)
+    assert reader.allowed == [Allowance(7), Allowance(4, {"abc"}), Allowance(4, {"abc"})]
+
+
 async def test_text_has_no_place_for_images(reader: Reader, tmp_path: Path) -> None:
     answer = await post(await application(reader, tmp_path), images=True, format="text")
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_input")
@@ -228,6 +243,33 @@ async def test_the_deadline_is_the_clients_within_the_systems(reader: Reader, tm
     assert reader.deadline.remaining() <= 5
     await post(app, timeout_ms=500_000)
     assert 5 < reader.deadline.remaining() <= 20
+
+
+async def test_the_time_of_the_upload_is_not_the_readings(
+    reader: Reader, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr("actors.deadline.time.time", lambda: now)
+
+    async def slow() -> AsyncIterator[bytes]:
+        nonlocal now
+        body = form()
+        for start in range(0, len(body), 50):
+            now += 10
+            yield body[start : start + 50]
+
+    async with client(await application(reader, tmp_path)) as http:
+        answer = await http.post("/v1/extract", params={"timeout_ms": 5000}, content=slow(), headers=FORM)
+    assert answer.status_code == 200, answer.text
+    assert reader.deadline == Deadline(now + 5)
+
+
+async def test_an_inspection_may_take_longer_than_a_page(reader: Reader, tmp_path: Path) -> None:
+    # At the same moment, chance would say whether the file is to blame or the system.
+    app = await application(reader, tmp_path, **{"pdf.page_timeout_s": 100})
+    await post(app)
+    assert reader.deadline
+    assert 105 < reader.deadline.remaining() < 200
 
 
 async def test_an_upload_may_be_larger_than_other_bodies(reader: Reader, tmp_path: Path) -> None:
@@ -302,7 +344,14 @@ class Shuffled:
         self.closed = 0
 
     async def read(
-        self, path: str, pages: Sequence[int], *, enrich: bool, details: bool, images: bool = False, deadline: Deadline
+        self,
+        path: str,
+        pages: Sequence[int],
+        *,
+        enrich: bool,
+        details: bool,
+        images: Allowance | None = None,
+        deadline: Deadline,
     ) -> AsyncIterator[PageRange]:
         assert (enrich, details) == (False, True)
         self.asked.append(tuple(pages))
@@ -423,6 +472,93 @@ async def test_a_cancelled_request_ends_the_reading(reader: Reader, tmp_path: Pa
         await request
     assert reader.closed == 1
     assert left(tmp_path) == []
+
+
+class Client:
+    """A connection of which each step can be held up.
+
+    Attributes:
+        body: pieces of the request; after them nothing comes.
+        takes: messages of the answer that are taken before no more are.
+        sent: what was taken.
+    """
+
+    def __init__(self, body: Sequence[bytes], *, takes: int = 10**6, ends: bool = True) -> None:
+        self.body = deque(body)
+        self.takes = takes
+        self.sent: list[Any] = []
+        self._ends = ends
+
+    async def receive(self) -> dict[str, Any]:
+        if self.body:
+            piece = self.body.popleft()
+            return {"type": "http.request", "body": piece, "more_body": bool(self.body) or not self._ends}
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def send(self, message: Any) -> None:
+        if len(self.sent) >= self.takes:
+            await asyncio.Event().wait()
+        self.sent.append(message)
+
+    async def post(
+        self, app: FastAPI, query: bytes = b"", *, path: str = "/v1/extract", kind: str = FORM["content-type"]
+    ) -> None:
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": path,
+            "raw_path": path.encode(),
+            "query_string": query,
+            "headers": [(b"content-type", kind.encode())],
+            "asgi": {"version": "3.0", "spec_version": "2.4"},
+            "http_version": "1.1",
+            "scheme": "http",
+        }
+        async with asyncio.timeout(10):
+            await app(scope, self.receive, self.send)
+
+
+def form(content: bytes = BODY) -> bytes:
+    return httpx.Request("POST", "http://test", files={"file": ("a.pdf", content)}, headers=FORM).read()
+
+
+@pytest.mark.parametrize(("query", "takes"), [(b"stream=true", 2), (b"format=json", 1)])
+async def test_a_client_that_stops_reading_loses_its_place(
+    reader: Reader, tmp_path: Path, query: bytes, takes: int
+) -> None:
+    app = await application(reader, tmp_path, **{"api.stall_s": 0.05})
+    stalled = Client([form()], takes=takes)
+    with structlog.testing.capture_logs() as logged:
+        await stalled.post(app, query)
+    assert len(stalled.sent) == takes
+    assert "client_stalled" in [entry["event"] for entry in logged]
+    assert (reader.closed, app.state.extractions.inside) == (1, 0)
+    assert left(tmp_path) == []
+
+
+@pytest.mark.parametrize("path", ["/v1/extract", "/v1/documents"])
+@pytest.mark.parametrize("setting", ["api.stall_s", "api.upload_timeout_s"])
+async def test_an_upload_that_does_not_go_on_is_408(reader: Reader, tmp_path: Path, path: str, setting: str) -> None:
+    app = await application(reader, tmp_path, **{setting: 0.05})
+    slow = Client([form()[:-20]], ends=False)
+    await slow.post(app, path=path)
+    start, body = slow.sent
+    assert start["status"] == 408
+    # Or the server would go on taking in what is left of it.
+    assert (b"connection", b"close") in start["headers"]
+    problem = json.loads(body["body"])
+    assert (problem["code"], problem["status"]) == ("request_timeout", 408)
+    assert "too slowly" in problem["detail"]
+    assert (reader.calls, app.state.extractions.inside) == ([], 0)
+    assert left(tmp_path) == []
+
+
+async def test_a_url_that_does_not_go_on_is_408(reader: Reader, tmp_path: Path) -> None:
+    app = await application(reader, tmp_path, **{"api.stall_s": 0.05})
+    slow = Client([b'{"url": '], ends=False)
+    await slow.post(app, kind="application/json")
+    assert slow.sent[0]["status"] == 408
 
 
 async def test_a_late_reading_is_the_last_line(reader: Reader, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from actors.errors import Overloaded
 from actors.gate import Gate
 
 
@@ -60,6 +61,34 @@ async def test_an_error_inside_gives_the_place_back() -> None:
         async with gate.passed():
             raise ValueError("inside")
     assert gate.inside == 0
+
+
+async def test_only_so_many_wait() -> None:
+    gate = Gate(1, queue=1, what="letters")
+    first, second = Walker(gate), Walker(gate)
+    await settle()
+    with pytest.raises(Overloaded, match="1 letters wait already"):
+        async with gate.passed():
+            pass
+    second.task.cancel()
+    await settle()
+    third = Walker(gate)
+    await settle()
+    first.leave()
+    await settle()
+    assert third.is_in
+    third.leave()
+    await settle()
+    assert gate.inside == 0
+
+
+async def test_where_nobody_may_wait_those_with_a_place_come_in() -> None:
+    gate = Gate(1, queue=0)
+    walker = Walker(gate)
+    await settle()
+    assert walker.is_in
+    walker.leave()
+    await settle()
 
 
 @given(st.integers(1, 3), st.lists(st.tuples(st.sampled_from(["come", "leave", "cancel", "widen"]), st.integers(0, 5))))

@@ -14,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from actors.messages import Page, PageImage
+from actors.messages import Page, PageImage, Words
 from actors.reading import images, pages, structure
-from actors.reading.allowance import Allowance
+from actors.reading.allowance import Allowance, Ledger, Taken
+from actors.reading.allowance import taken as bytes_of
 
 BIG = 1_000_000
 
@@ -109,3 +110,48 @@ def test_what_goes_out_does_not_depend_on_the_ranges(names: list[int], cuts: lis
         found += [over_all.admit(task.admit(image)) for image in document[first:last]]
     assert found == expected
     assert sum(len(image.data) for image in found) <= most
+
+
+@given(
+    names=st.lists(st.lists(st.integers(1, 6), max_size=4), max_size=12),
+    most=st.integers(1, 90),
+    at_once=st.integers(1, 4),
+    data=st.data(),
+)
+def test_what_goes_out_does_not_depend_on_the_order_of_the_ranges_and_little_more_is_taken(
+    names: list[list[int]], most: int, at_once: int, data: st.DataObject
+) -> None:
+    """Ranges of one page, so many at once, that end in any order."""
+    document = {number: tuple(map(picture, found)) for number, found in enumerate(names, start=1)}
+    whole = Allowance(most)
+    expected = {number: tuple(map(whole.admit, found)) for number, found in document.items()}
+    ledger = Ledger(Allowance(most))
+    waiting = list(document)
+    running: dict[int, Allowance] = {}
+    given: dict[int, Page] = {}
+    while waiting or running:
+        while waiting and len(running) < at_once:
+            page = waiting.pop(0)
+            running[page] = ledger.before(page)
+        page = data.draw(st.sampled_from(sorted(running)))
+        allowance = running.pop(page)
+        images_of = tuple(map(allowance.admit, document[page]))
+        given[page] = Page(page, 1, 1, "", Words(), images=images_of)
+        found = bytes_of([given[page]])
+        assert sum(image.size for image in found) <= most
+        ledger.note(found)
+    over_all = Allowance(most)
+    assert {page: tuple(map(over_all.admit, given[page].images)) for page in document} == expected
+    different = {image.sha256: image.size for image in bytes_of(given.values())}
+    # What is read at the same time does not know of each other.
+    assert sum(different.values()) <= (at_once if at_once > 1 else 0) * most + most
+
+
+def test_an_image_counts_where_it_stands_first() -> None:
+    ledger = Ledger(Allowance(10, {"x"}))
+    ledger.note([Taken(7, "a", 4), Taken(3, "a", 4), Taken(5, "b", 4)])
+    assert ledger.before(3) == Allowance(10, {"x"})
+    assert ledger.before(4) == Allowance(6, {"x", "a"})
+    assert ledger.before(6) == Allowance(2, {"x", "a", "b"})
+    ledger.note([Taken(1, "c", 9)])
+    assert ledger.before(6).left == 0

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from fakes import FakePdf
+from fakes import FakePdf, page_reading
 from stores import DEFAULTS, WORDS_ALONE, open_database, soon, upload
 
 from actors.database import Database
@@ -184,9 +184,9 @@ async def test_the_pdf_role_is_given_the_blob_and_asked_for_everything(
     seen: list[tuple[Any, ...]] = []
     read = bench.pdf.read
 
-    def watched(path: str, pages: Any, *, enrich: bool, deadline: Deadline) -> Any:
+    def watched(path: str, pages: Any, *, enrich: bool, chars: int, deadline: Deadline) -> Any:
         seen.append((path, enrich, 0 < deadline.remaining() <= 30))
-        return read(path, pages, enrich=enrich, deadline=deadline)
+        return read(path, pages, enrich=enrich, chars=chars, deadline=deadline)
 
     monkeypatch.setattr(bench.pdf, "read", watched)
     async with running(bench):
@@ -263,6 +263,7 @@ async def test_what_was_read_in_the_time_of_the_last_attempt_is_published(
         accepted = await bench.send()
         job = await bench.until(accepted, "failed", "done", "partial")
     assert bench.pdf.calls == [(1, 2, 3), (2, 3), (2, 3)]
+    assert bench.pdf.chars == [0] + [len(page_reading(1).page.text)] * 2
     assert (job.state, job.attempt, job.pages_done) == ("partial", 3, 3)
     why = "It was not read within the time limit of a document, 0.9 s an attempt."
     assert job.error == f"2 of 3 pages could not be read: page 2: {why}; page 3: {why}"
@@ -298,6 +299,8 @@ async def test_a_role_that_went_away_is_waited_for_and_only_what_is_missing_is_r
         job = await bench.until(await bench.send(), "done")
     assert (job.attempt, job.error) == (1, None)
     assert bench.pdf.calls == [(1, 2, 3), (1, 2, 3), (3,)]
+    # The limit of a document's text counts what was read before.
+    assert bench.pdf.chars == [0, 0, 2 * len(page_reading(1).page.text)]
     assert len(bench.clock.pauses) == 2
 
 

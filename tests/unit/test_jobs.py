@@ -288,12 +288,14 @@ async def test_jobs_are_claimed_in_the_order_they_came_and_one_by_one(engine: As
 
 async def test_another_attempt_reads_only_what_is_missing(engine: AsyncEngine) -> None:
     world, lease = await ready(engine, page_count=4)
-    packed = readings.pack([page_reading(1), page_reading(3)])
+    packed = readings.pack([page_reading(1, "Huygens landed."), page_reading(3, "Tiefe Nächte")])
     assert await world.run(jobs.commit_pages, job_id=lease.job_id, fence=lease.fence, packed=packed) == 2
     world.now += LEASE_S
     again = await world.claim()
     assert again is not None
     assert (lease.missing, again.missing, again.attempt) == ((1, 2, 3, 4), (2, 4), 2)
+    # The limit of a document's text is no attempt's own.
+    assert (lease.chars, again.chars) == (0, 15 + 12)
 
 
 LATE_CALLS: dict[str, tuple[Callable[..., Awaitable[Any]], dict[str, Any]]] = {

@@ -115,6 +115,12 @@ def test_an_error_of_a_call_apart_comes_back_with_its_traceback() -> None:
     assert "in _answer" in caught.value.__notes__[0]
 
 
+def test_an_error_that_cannot_cross_the_border_still_says_what_it_is() -> None:
+    with pytest.raises(RuntimeError, match="HAProxy crashed") as caught:
+        launch.apart(exec, "class Local(Exception): pass\nraise Local('HAProxy crashed during startup')")
+    assert "in _answer" in caught.value.__notes__[0]
+
+
 def test_a_process_that_dies_is_said() -> None:
     with pytest.raises(launch.LaunchError, match="exit code 3"):
         launch.apart(os._exit, 3)

@@ -24,6 +24,7 @@ def test_credentials_are_not_kept() -> None:
         "RAY_AUTH_TOKEN": "t",
         "RAY_REDIS_ADDRESS": "redis://:p@h",
         "RAY_external_password": "p",
+        "RAY_JOB_CONFIG_JSON_ENV_VAR": "{}",
     }
     needed = {"PATH": "/bin", "LC_ALL": "C", "TESSDATA_PREFIX": "/t", "RAY_RAYLET_PID": "1", "GATHERUM_NODE_ID": "m"}
     assert limits.kept_variables(secrets | needed) == needed.keys()

@@ -179,6 +179,15 @@ def test_garbage_gives_way_only_to_something_better(
     assert (page.ocr is None) == kept
 
 
+def test_text_that_was_never_language_is_not_replaced_by_a_guess(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    answers(monkeypatch, says(*["kfzQxWvbJqGhPzTxLcRwVnMkYdXs"] * 20, confidence=92.0))
+    with pages.opened(scan(tmp_path / "a.pdf", stamp="Xqzj vkwx")) as document:
+        (page,) = read(document, [(1, "garbage")])
+    assert (page.text, page.ocr) == ("Xqzj vkwx", None)
+
+
 def test_only_the_picture_of_a_mixed_page_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pymupdf.open() as document:
         page = document.new_page(width=400, height=300)

@@ -12,19 +12,30 @@ from typing import Any
 
 import pymupdf
 import pytest
+import structlog.testing
 from fakes import FakeEncoder
 from ray.exceptions import OutOfMemoryError, RaySystemError, RayTaskError, WorkerCrashedError
 from structlog.testing import capture_logs
 
 from actors import pdf as module
 from actors.deadline import Deadline
-from actors.errors import DeadlineExceeded, DocumentTooLarge, EmptyFile, EncryptedPdf, ReadingFailed, Unavailable
+from actors.errors import (
+    DeadlineExceeded,
+    DocumentTooLarge,
+    EmptyFile,
+    EncryptedPdf,
+    Overloaded,
+    ReadingFailed,
+    Unavailable,
+)
 from actors.messages import DocumentInfo, Mention, Page, PageReading, Words
-from actors.pdf import Pdf, Report, Setup, read_range
-from actors.reading import limits, mentions, ocr
+from actors.pdf import Pdf
+from actors.reading import limits, mentions, ocr, tasks
+from actors.reading.allowance import Allowance, Taken
 from actors.reading.furniture import Margins, Row
 from actors.reading.ranges import Range
 from actors.reading.survey import Survey
+from actors.reading.tasks import Report, Setup, read_range
 from actors.reading.triage import Why
 from actors.search import encoder as encoders
 from config.settings import Settings, load
@@ -110,7 +121,7 @@ Found = tuple[tuple[int, ...], Any]
 async def run(role: Pdf, act: Act, last: int, *, seconds: float = 60) -> tuple[FakeReading, list[Found]]:
     task = FakeReading(act)
     role._read_range = task
-    stream = role.read("a.pdf", range(1, last + 1), enrich=False, deadline=Deadline.after(seconds))
+    stream = role.read("/folder/a.pdf", range(1, last + 1), enrich=False, deadline=Deadline.after(seconds))
     return task, [(found.pages, found.readings) async for found in stream]
 
 
@@ -144,10 +155,37 @@ async def test_scanned_pages_are_dealt_out_again(role: Pdf) -> None:
 @pytest.mark.parametrize("death", [WorkerCrashedError(), OutOfMemoryError("killed"), in_ray(ReadingFailed("no"))])
 async def test_one_bad_page_costs_only_itself(role: Pdf, death: Exception) -> None:
     task, found = await run(role, lambda part: death if 3 in part.pages else reads(part), 6)
-    assert task.ranges == [Range((1, 2, 3, 4)), Range((5, 6))] + [Range((page,), retry=True) for page in (1, 2, 3, 4)]
-    assert sorted(numbers for numbers, _ in found) == [(1,), (2,), (3,), (4,), (5, 6)]
+    halves = [Range(pages, retry=True) for pages in ((1, 2), (3, 4), (3,), (4,))]
+    assert task.ranges == [Range((1, 2, 3, 4)), Range((5, 6)), *halves]
+    assert sorted(numbers for numbers, _ in found) == [(1, 2), (3,), (4,), (5, 6)]
     message = "no" if isinstance(death, RayTaskError) else "The reader crashed on it or needed more than 7 s."
     assert errors(found) == {3: message}
+
+
+async def test_the_log_says_whose_task_died(role: Pdf) -> None:
+    role._inspect_file = FakeTask(lambda path, setup: WorkerCrashedError())
+    with structlog.testing.capture_logs() as logged:
+        await run(role, lambda part: WorkerCrashedError(), 1)
+        with pytest.raises(ReadingFailed):
+            await role.inspect("/folder/a.pdf", deadline=Deadline.after(60))
+    assert [(entry["event"], entry["file"]) for entry in logged] == [("page_task_died", "a.pdf")] * 3
+    assert [entry.get("pages") or entry["what"] for entry in logged] == [(1,), (1,), "opening the PDF"]
+
+
+async def test_after_a_time_limit_each_page_is_tried_alone(role: Pdf, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("actors.pdf.time.monotonic", lambda: now)
+
+    def act(part: Range) -> Any:
+        nonlocal now
+        if 3 not in part.pages:
+            return reads(part)
+        now += 7
+        return WorkerCrashedError()
+
+    task, found = await run(role, act, 4)
+    assert task.ranges == [Range((1, 2, 3, 4))] + [Range((page,), retry=True) for page in (1, 2, 3, 4)]
+    assert list(errors(found)) == [3]
 
 
 async def test_a_worker_killed_from_outside_costs_nothing(role: Pdf) -> None:
@@ -175,6 +213,36 @@ async def test_a_text_without_end_ends_the_reading(role: Pdf, cancelled: list[An
     await anext(stream)
     with pytest.raises(DocumentTooLarge, match="20 million characters"):
         await anext(stream)
+
+
+async def test_what_was_read_before_counts_too(role: Pdf, cancelled: list[Any]) -> None:
+    role._read_range = FakeReading(lambda part: Report(part.pages, chars=8_000_000))
+    stream: Any = role.read("a.pdf", range(1, 101), enrich=False, chars=10_000_000, deadline=Deadline.after(60))
+    assert (await anext(stream)).chars == 8_000_000
+    with pytest.raises(DocumentTooLarge, match="20 million characters"):
+        await anext(stream)
+
+
+async def test_a_range_is_allowed_the_images_that_those_before_it_left(role: Pdf, cancelled: list[Any]) -> None:
+    allowed: dict[int, Allowance] = {}
+
+    def act(path: str, part: Range, setup: Setup) -> Report:
+        assert setup.images
+        allowed[part.pages[0]] = setup.images
+        first = part.pages[0]
+        return Report(part.pages, images=(Taken(first, f"{first}", 30), Taken(first, "on each", 5)))
+
+    task = FakeReading(reads)
+    task.act = act
+    role._read_range = task
+    most = Allowance(100, {"before"})
+    stream = role.read("a.pdf", range(1, 25), enrich=False, details=True, images=most, deadline=Deadline.after(60))
+    assert len([found async for found in stream]) == 6
+    # Four were under way before anything was known; then an image counts once, and nothing is left at last.
+    assert [allowed[page] for page in (1, 5, 9, 13)] == [most] * 4
+    assert [allowed[page].left for page in (17, 21)] == [0, 0]
+    assert allowed[17].sent == {"before", "on each", "1", "5", "9", "13"}
+    assert most == Allowance(100, {"before"})
 
 
 async def test_a_document_has_its_limit_whatever_the_deadline(role: Pdf, cancelled: list[Any]) -> None:
@@ -332,11 +400,49 @@ async def test_light_tasks_are_bounded_and_killed_when_late(role: Pdf, cancelled
     calls = [asyncio.create_task(role.inspect("a.pdf", deadline=Deadline.after(0.2))) for _ in range(9)]
     for _ in range(50):
         await asyncio.sleep(0)
-    assert len(role._inspect_file.calls) == module.LIGHT_TASKS
+    assert len(role._inspect_file.calls) == module.INSPECTIONS
     outcomes = await asyncio.gather(*calls, return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [DeadlineExceeded] * 9
     # Those that ended together may have let another begin just before its own time was up.
     assert len(role._inspect_file.calls) == len(cancelled)
+
+
+async def test_one_kind_of_light_task_does_not_hold_up_another(role: Pdf, cancelled: list[Any]) -> None:
+    role._inspect_file = FakeTask(lambda path, setup: asyncio.get_running_loop().create_future())
+    role._render_page = FakeTask(lambda *args: b"png")
+    role._survey_file = FakeTask(lambda path, setup: Survey())
+    hostile = [asyncio.create_task(role.inspect("a.pdf", deadline=Deadline.after(60))) for _ in range(9)]
+    for _ in range(50):
+        await asyncio.sleep(0)
+    assert await role.render("a.pdf", 1, (), 72, deadline=Deadline.after(5)) == b"png"
+    assert await role._survey("a.pdf", Deadline.after(5)) == Survey()
+    for call in hostile:
+        call.cancel()
+    await asyncio.gather(*hostile, return_exceptions=True)
+
+
+async def test_more_light_tasks_than_may_wait_are_refused(
+    role: Pdf, cancelled: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    role._inspect_file = FakeTask(lambda path, setup: asyncio.get_running_loop().create_future())
+    calls = [
+        asyncio.create_task(role.inspect("a.pdf", deadline=Deadline.after(60)))
+        for _ in range(module.INSPECTIONS + module.QUEUE)
+    ]
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not any(call.done() for call in calls)
+    with pytest.raises(Overloaded, match="files to be opened wait already"):
+        await role.inspect("a.pdf", deadline=Deadline.after(60))
+    role._inspect_file.refs[0].set_result(DocumentInfo(1))
+    assert await calls[0] == DocumentInfo(1)
+    again = asyncio.create_task(role.inspect("a.pdf", deadline=Deadline.after(60)))
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not again.done()
+    for call in (*calls, again):
+        call.cancel()
+    await asyncio.gather(*calls, again, return_exceptions=True)
 
 
 # --- what a task does -----------------------------------------------------------------------------------------------
@@ -436,9 +542,9 @@ def test_limits_are_checked_before_work(mixed: str) -> None:
     with pytest.raises(DocumentTooLarge, match=r"limit is 0.0001 MB"):
         read_range(mixed, Range((1,)), setup(small))
     with pytest.raises(DocumentTooLarge, match=r"limit is 0.0001 MB"):
-        module.inspect_file(mixed, setup(small))
+        tasks.inspect_file(mixed, setup(small))
     with pytest.raises(DocumentTooLarge, match=r"limit is 0.0001 MB"):
-        module.render_page(mixed, 1, (), 72, setup(small))
+        tasks.render_page(mixed, 1, (), 72, setup(small))
     with pytest.raises(DocumentTooLarge, match="3 pages; the limit is 2"):
         read_range(mixed, Range((1,)), setup(load({"pdf.max_pages": 2})))
 
@@ -466,7 +572,7 @@ async def test_a_missing_language_pack_is_an_error_at_start(role: Pdf, monkeypat
         assert languages == ("eng",)
         raise ReadingFailed("Tesseract has no language pack eng.")
 
-    monkeypatch.setattr(module, "check_ocr", missing)
+    monkeypatch.setattr(tasks, "check_ocr", missing)
     with pytest.raises(ReadingFailed, match="no language pack eng"):
         await role.start()
 

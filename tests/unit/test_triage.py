@@ -100,6 +100,42 @@ def test_a_font_whose_codes_are_shifted_is_garbage() -> None:
     assert triage.judge(page_of(shifted), never, never) == "garbage"
 
 
+def shifted(text: str) -> str:
+    return "".join(chr(ord(char) + 1) if char.isascii() and char.isalpha() else char for char in text)
+
+
+@pytest.mark.parametrize("language", PROSE)
+def test_a_page_of_which_a_part_is_garbage_is_not_believed(language: str) -> None:
+    prose = PROSE[language] * 20
+    middle = len(prose) * 3 // 5
+    assert triage.judge(page_of(prose), never, never) is None
+    assert triage.judge(page_of(prose[:middle] + shifted(prose[middle:])), never, never) == "garbage"
+
+
+def test_over_all_of_a_page_its_garbage_does_not_show() -> None:
+    prose = PROSE["English"] * 20
+    middle = len(prose) * 3 // 5
+    share = triage.familiarity(prose[:middle] + shifted(prose[middle:]))
+    assert share is not None
+    assert share > triage.PLAUSIBLE
+
+
+def test_a_passage_that_is_no_language_costs_no_recognition() -> None:
+    prose = PROSE["English"] * 20
+    part = len(prose) // 5
+    assert triage.plausible(prose[:-part] + shifted(prose[-part:]))
+
+
+@given(st.lists(st.sampled_from([*PROSE.values(), shifted(PROSE["English"])]), max_size=30))
+def test_a_page_is_garbage_by_the_share_of_its_garbled_passages(parts: list[str]) -> None:
+    text = "".join(parts)
+    garbled = sum(len(part) for part in parts if part == shifted(PROSE["English"])) / max(1, len(text))
+    if garbled > 0.6:
+        assert len(text) < 500 or not triage.plausible(text)
+    if not garbled:
+        assert triage.plausible(text)
+
+
 # --- pictures -------------------------------------------------------------------------------------------------------
 
 
