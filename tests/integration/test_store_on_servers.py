@@ -1,4 +1,4 @@
-"""What `unit/test_store.py` asks of the store on SQLite, asked of PostgreSQL and MariaDB: the same tests."""
+"""What unit tests ask of the store on SQLite, asked of PostgreSQL and MariaDB: the same tests."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 from servers import Kind, Server
 from stores import emptied_database, open_database, soon
 from unit import test_store as on_sqlite
+from unit import test_vectors as vectors_on_sqlite
 
 from actors.database import Database
 
@@ -23,7 +24,8 @@ ONLY_SQLITE = {
 
 TESTS = {
     name: test
-    for name, test in vars(on_sqlite).items()
+    for module in (on_sqlite, vectors_on_sqlite)
+    for name, test in vars(module).items()
     if name.startswith("test_")
     and name not in ONLY_SQLITE
     and {"database", "store_url"} & set(test.__code__.co_varnames[: test.__code__.co_argcount])
