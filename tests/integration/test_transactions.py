@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from fakes import page_reading
 from proxy import Cut, Proxy
 from servers import Kind, Server
-from sqlalchemy import func, select, text, update
+from sqlalchemy import event, func, select, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 from stores import DEFAULTS, emptied_database, open_database, soon, upload
 
@@ -194,6 +195,26 @@ async def test_a_connection_lost_before_the_commit_costs_nothing(
     assert runs == 2
 
 
+@pytest.mark.parametrize(("idle_s", "failures"), [(0.0, 0), (math.inf, 1)])
+async def test_a_connection_that_broke_while_idle_is_replaced_before_use_and_a_busy_one_after_it_failed(
+    database: Database, server: Server, kind: Kind, monkeypatch: pytest.MonkeyPatch, idle_s: float, failures: int
+) -> None:
+    own = "pg_backend_pid()" if kind == "postgresql" else "CONNECTION_ID()"
+    failed: list[str] = []
+    event.listen(database._store._writers.sync_engine, "handle_error", lambda context: failed.append(context.statement))
+
+    async def session(connection: AsyncConnection, now: float) -> int:
+        number: int = (await connection.execute(text(f"SELECT {own}"))).scalar_one()
+        return number
+
+    first = await database._store.write(session)
+    kill = f"SELECT pg_terminate_backend({first})" if kind == "postgresql" else f"KILL {first}"
+    await asyncio.to_thread(server.administer, kill)
+    monkeypatch.setattr(dialect, "IDLE_S", idle_s)
+    assert await database._store.write(session) != first
+    assert len(failed) == failures
+
+
 async def test_of_two_in_a_deadlock_both_come_through(database: Database) -> None:
     await database._store.write(
         lambda connection, now: connection.execute(counters.insert(), {"name": "x", "value": 0})
@@ -264,9 +285,9 @@ async def test_a_statement_that_takes_too_long_is_ended_by_the_server(
 ) -> None:
     settings = DEFAULTS.database.model_copy(update={"statement_timeout_s": 0.5})
     store = await asyncio.to_thread(Store, dialect.parse_url(server.url(reused_database)), settings)
-    slow = (
-        "SELECT pg_sleep(20)" if kind == "postgresql" else "SELECT SUM(a.seq) FROM seq_1_to_100000 a, seq_1_to_100000 b"
-    )
+    # MySQL's own SLEEP is cut short without an error.
+    names = ", ".join(f"information_schema.columns AS {name}" for name in "abcd")
+    slow = "SELECT pg_sleep(20)" if kind == "postgresql" else f"SELECT COUNT(*) FROM {names}"  # noqa: S608 -- ours
     with pytest.raises(Exception, match="did not finish in time"):
         await store.read(lambda connection: connection.execute(text(slow)))
     await store.close()

@@ -372,6 +372,17 @@ async def test_a_job_whose_process_died_on_the_last_attempt_fails_with_its_docum
     assert (job.state, job.error, document.state) == ("failed", DIED, "failed")
 
 
+async def test_a_job_whose_worker_has_gone_is_found_before_the_queue_or_after_it(engine: AsyncEngine) -> None:
+    world, gone = await ready(engine)
+    await queue_up(world, "other", 2, start=10)
+    world.now += LEASE_S
+    after = [await world.run(jobs.claim, worker="w", lease_s=9.0, pipeline=1, gone_first=False) for _ in range(3)]
+    assert [lease.collection for lease in after] == ["other", "other", gone.collection]
+    await queue_up(world, "other", 1, start=20)
+    world.now += 9.0
+    assert (await world.run(jobs.claim, worker="w", lease_s=9.0, pipeline=1)).attempt > 1
+
+
 async def test_pages_that_could_not_be_read_make_the_document_partial(engine: AsyncEngine) -> None:
     world, lease = await ready(engine)
     packed = readings.pack([page_reading(1), unreadable(2, "bad xref")])
