@@ -576,7 +576,8 @@ class Database:
             await announce(connection, now, document_ids=document_ids)
             return (await changes.draw(connection, now, Change(0, "gap"))).number
 
-        number = await self._write(work, deadline, "announcing documents")
+        # Run again, it announces them again, which nobody minds, and the second number is as good to wait for.
+        number = await self._write(work, deadline, "announcing documents", repeatable=True)
         self._tell()
         return number
 

@@ -6,7 +6,9 @@ A server that runs on the machine already is neither used nor touched. What is m
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -20,6 +22,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 from urllib.parse import quote
 
+import psutil
 import pytest
 
 Kind = Literal["sqlite", "postgresql", "mysql"]
@@ -29,8 +32,14 @@ USER = "gatherum"
 PASSWORD = "p@ss:w/ord%1"  # noqa: S105 -- of servers that live for one test run; with all that a URL has to escape
 START_S = 60.0
 
+PORTS = range(20_000, 29_000)
+"""Below those that systems give to clients: a server that is away for a moment would not get such a one back."""
+
 MYSQLD = os.environ.get("GATHERUM_MYSQLD", "")
 """Path of a `mysqld` to test with in place of MariaDB; Debian has none."""
+
+LEFT_BEHIND = re.compile(r"gatherum-(?:postgresql|mysql)-(\d+)-\w+")
+"""Folders of servers; the number is that of the process they serve."""
 
 _SPAWNER = ThreadPoolExecutor(1)
 """Starts the servers: they die with the *thread* that started them, so it has to be one that stays."""
@@ -49,7 +58,7 @@ class Server:
     kind: ClassVar[Kind]
 
     def __init__(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix=f"gatherum-{self.kind}-"))
+        self.folder = Path(tempfile.mkdtemp(prefix=f"gatherum-{self.kind}-{os.getpid()}-"))
         self.port = _free_port()
         self.options: list[str] = []
         self._reused = ""
@@ -316,16 +325,26 @@ def _serve(kind: Kind) -> Iterator[Server]:
     server = SERVERS[kind]
     if missing := server.missing():
         pytest.skip(f"{missing} is not installed; as root, `make test` installs it")
+    sweep(Path(tempfile.gettempdir()))
     running = server()
     yield running
     running.close()
 
 
+def sweep(folder: Path) -> None:
+    """Remove what servers have left behind whose own process was killed, and could not."""
+    for path in folder.glob("gatherum-*-*-*"):
+        found = LEFT_BEHIND.fullmatch(path.name)
+        if found and not psutil.pid_exists(int(found[1])):
+            shutil.rmtree(path, ignore_errors=True)
+
+
 def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    while True:
+        port = PORTS[secrets.randbelow(len(PORTS))]
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def _find(program: str) -> str | None:

@@ -362,6 +362,12 @@ async def require(
         await _swap(connection, now, row.id, seen, again, turn=turn)
 
 
+async def pipelines(connection: AsyncConnection, document_id: str) -> set[int]:
+    """The versions that a document has jobs for."""
+    rows = await connection.execute(select(jobs.c.pipeline).where(jobs.c.document_id == document_id))
+    return set(rows.scalars())
+
+
 async def remove(connection: AsyncConnection, document_id: str) -> int:
     """Remove a document's jobs; a worker that holds one finds out at its next commit. Returns how many there were."""
     return (await connection.execute(jobs.delete().where(jobs.c.document_id == document_id))).rowcount

@@ -156,6 +156,19 @@ async def test_a_commit_of_unknown_outcome_happens_once_and_answers_as_if_nothin
 
 
 @pytest.mark.parametrize("cut", Cut)
+async def test_an_announcement_of_unknown_outcome_is_made_again(
+    database: Database, proxy: Proxy, tmp_path: Path, cut: Cut
+) -> None:
+    lease = await published(database, tmp_path)
+    proxy.arm(cut)
+    number = await database.announce([lease.document_id], deadline=soon())
+    assert not proxy.armed
+    seen = await database.changes(0, 0.0, 100, deadline=soon())
+    assert [change.number for change in seen] == list(range(1, number + 1))
+    assert [change.kind for change in seen[-2:]] == ["publish", "gap"]
+
+
+@pytest.mark.parametrize("cut", Cut)
 async def test_who_is_not_repeatable_hears_that_the_outcome_is_unknown(
     database: Database, proxy: Proxy, cut: Cut
 ) -> None:

@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from actors.errors import Conflict, InvalidInput, ReadingFailed, StaleLease, UnknownCollection, UnknownJob
 from actors.messages import DocumentInfo, JobState, Lease, Upload
-from actors.store import changes, dialect, documents, jobs, lifecycle, progress, queue, readings, upkeep
+from actors.store import changes, deletion, dialect, documents, jobs, lifecycle, progress, queue, readings, upkeep
 from actors.store.lifecycle import (
     DIED,
     JobRow,
@@ -709,6 +709,25 @@ async def test_a_superseded_reading_stays_while_another_document_shows_it(engine
         assert await upkeep.prune(connection) is None
         assert await readings.count(connection, f"{1:064x}", 1) == 1
     await read_again(receipts[1].document_id, "other")
+    async with engine.begin() as connection:
+        assert await upkeep.prune(connection) == 1
+        assert await upkeep.prune(connection) is None
+        assert await readings.count(connection, f"{1:064x}", 1) == 0
+        assert await readings.count(connection, f"{1:064x}", 2) == 1
+
+
+async def test_a_reading_that_only_a_deleted_document_showed_goes_too(engine: AsyncEngine) -> None:
+    await empty(engine)
+    world = World(engine, 3, 1)
+    receipts = []
+    for pipeline, collection in ((1, "one"), (2, "other")):
+        upload = Upload(f"{1:064x}", 10, "1.pdf", collection, DocumentInfo(1))
+        receipts.append(await world.run(documents.accept, upload=upload, pipeline=pipeline, max_attempts=3))
+        lease = await world.run(jobs.claim, worker="w", lease_s=LEASE_S, pipeline=pipeline)
+        packed = readings.pack([page_reading(1)])
+        await world.run(jobs.commit_pages, job_id=lease.job_id, fence=lease.fence, packed=packed)
+        await world.run(jobs.publish, job_id=lease.job_id, fence=lease.fence)
+    await world.run(deletion.remove_document, document_id=receipts[0].document_id)
     async with engine.begin() as connection:
         assert await upkeep.prune(connection) == 1
         assert await upkeep.prune(connection) is None
