@@ -11,6 +11,7 @@ import contextlib
 import os
 import random
 import socket
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
@@ -71,6 +72,9 @@ MAX_LIMIT = 1000
 
 FOLLOW_S = 1.0
 """How often a waiting follower looks for changes that another process has made, s."""
+
+GONE_S = 1.0
+"""How often jobs whose worker has gone are looked for before those in the queue, s; after them at every claim."""
 
 FIRST_SWEEP_S = 60.0
 """After the start, s: what a crash has left is no hurry, and those who wait for the store come first."""
@@ -145,6 +149,7 @@ class Database:
         self._sources = Sources(sources, store_path=dialect.file_of(self._url))
         self._opened: Store | None = None
         self._revision = ""
+        self._look_for_gone = 0.0  # monotonic, s
         # Set, and replaced by a new one, whenever this process has committed a change.
         self._news = asyncio.Event()
 
@@ -421,9 +426,15 @@ class Database:
         async def work(connection: AsyncConnection, now: float) -> Lease | None:
             nonlocal lease
             if lease is None or not await jobs.is_held(connection, lease, worker):
-                lease = await jobs.claim(connection, now, worker=worker, lease_s=lease_s, pipeline=PIPELINE)
+                lease = await jobs.claim(
+                    connection, now, worker=worker, lease_s=lease_s, pipeline=PIPELINE, gone_first=gone_first
+                )
             return lease
 
+        # A look at each claim would be one round trip of five, for what happens once in a while.
+        gone_first = time.monotonic() >= self._look_for_gone
+        if gone_first:
+            self._look_for_gone = time.monotonic() + GONE_S
         return await self._write(work, deadline, "claiming a job", repeatable=True)
 
     async def heartbeat(self, job_id: str, fence: int, lease_s: float, *, deadline: Deadline) -> None:
@@ -565,7 +576,8 @@ class Database:
             await announce(connection, now, document_ids=document_ids)
             return (await changes.draw(connection, now, Change(0, "gap"))).number
 
-        number = await self._write(work, deadline, "announcing documents")
+        # Run again, it announces them again, which nobody minds, and the second number is as good to wait for.
+        number = await self._write(work, deadline, "announcing documents", repeatable=True)
         self._tell()
         return number
 
