@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import random
 import socket
 import time
 from collections.abc import Awaitable, Callable
@@ -75,9 +74,6 @@ FOLLOW_S = 1.0
 
 GONE_S = 1.0
 """How often jobs whose worker has gone are looked for before those in the queue, s; after them at every claim."""
-
-FIRST_SWEEP_S = 60.0
-"""After the start, s: what a crash has left is no hurry, and those who wait for the store come first."""
 
 
 class Database:
@@ -167,7 +163,8 @@ class Database:
         self._revision = await asyncio.to_thread(_migrate, self._url, self._settings)
         # Building an engine loads modules and looks at paths.
         self._opened = await asyncio.to_thread(Store, self._url, self._settings)
-        self._sweeping = asyncio.create_task(self._sweep_now_and_then(), name="database-sweep")
+        sweep = sweeping.now_and_then(self._opened, self._blobs, self._blob_settings, self._stopping)
+        self._sweeping = asyncio.create_task(sweep, name="database-sweep")
         logs.get().info("database_ready", revision=self._revision)
 
     async def stop(self) -> None:
@@ -624,24 +621,6 @@ class Database:
         return await self._sources.lookup_many(known, lookups, deadline)
 
     # -----------------------------------------------------------------------------------------------------------------
-
-    async def _sweep_now_and_then(self) -> None:
-        """Sweep for files that crashes have left behind, for ever."""
-        pause = min(FIRST_SWEEP_S, self._blob_settings.sweep_s)
-        while True:
-            with contextlib.suppress(TimeoutError):
-                # Spread, or the replicas would all go through the files at the same moments.
-                async with asyncio.timeout(pause * random.uniform(0.5, 1.0)):  # noqa: S311 -- no secret depends on it
-                    await self._stopping.wait()
-                    return
-            pause = self._blob_settings.sweep_s
-            try:
-                swept = await sweeping.sweep(self._store, self._blobs, grace_s=self._blob_settings.grace_s)
-            except Exception as error:  # noqa: BLE001 -- whatever it is, it may be over at the next sweep
-                logs.get().warning("sweep_broke_off", kind=type(error).__name__, error=str(error))
-            else:
-                if swept != sweeping.Swept():
-                    logs.get().info("swept", uploads=swept.uploads, files=swept.files, bytes=swept.bytes)
 
     @property
     def _store(self) -> Store:

@@ -270,9 +270,10 @@ class _Mysql(_Database):
         session = (
             "SET SESSION time_zone='+00:00', sql_mode='STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION',"
             f" innodb_lock_wait_timeout={max(1, round(settings.busy_timeout_s))}"
-            # A process that stopped in the middle of a transaction must not keep its locks; MySQL has no such limit.
+            # A process that stopped in the middle of a transaction must not keep its locks. MySQL has no such limit,
+            # but one for idle connections; it makes no odds to lose those in the pool: see IDLE_S.
             f" /*M! , max_statement_time={seconds:.3f}, idle_transaction_timeout={max(1, round(seconds))} */"
-            f" /*!80000 , max_execution_time={round(seconds * 1000)} */"
+            f" /*!80000 , max_execution_time={round(seconds * 1000)}, wait_timeout={max(1, round(seconds))} */"
         )
         arguments: dict[str, Any] = {"connect_timeout": CONNECT_S, "charset": "utf8mb4", "init_command": session}
         arguments["async_creator_fn"] = driver.connect
