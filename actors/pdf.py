@@ -182,11 +182,10 @@ def read_range(path: str, part: Range, setup: Setup) -> tuple[Report, tuple[Page
                     timeout_s=budget * OCR_SHARE,
                 )
         else:
-            for number in part.pages:
-                with limits.clock(settings.page_timeout_s):
-                    page, why = pages.read(document, number)
+            clock = functools.partial(limits.clock, settings.page_timeout_s)
+            for page, why in pages.read_all(document, part.pages, clock):
                 if why:
-                    scanned.append((number, why))
+                    scanned.append((page.number, why))
                 else:
                     found.append(page)
         for page in found:

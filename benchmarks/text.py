@@ -155,7 +155,7 @@ def words(path: str) -> list[Any]:
 def ours(path: str) -> Iterator[Any]:
     """Pages as a task reads them."""
     with pages.opened(path) as document:
-        yield from (pages.read(document, number)[0] for number in range(1, document.page_count + 1))
+        yield from (page for page, _ in pages.read_all(document, range(1, document.page_count + 1)))
 
 
 def chunked(path: str) -> list[str]:
