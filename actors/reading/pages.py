@@ -52,6 +52,15 @@ DAMAGE: Final = (RuntimeError, ValueError, pymupdf.mupdf.FzErrorBase, ReadingFai
 """What drawing a page raises when its content is broken."""
 
 
+class _Document(pymupdf.Document):
+    """A document that looks up its metadata and table of contents when they are asked for; most tasks never do."""
+
+    def init_doc(self) -> None:
+        # PyMuPDF calls it for every document that is opened, which takes 0.1 ms, and again before it uses either.
+        if hasattr(self, "this_is_pdf"):
+            super().init_doc()  # type: ignore[no-untyped-call]
+
+
 @contextmanager
 def opened(path: str, *, coloured: bool = False) -> Iterator[pymupdf.Document]:
     """The open document.
@@ -72,7 +81,7 @@ def opened(path: str, *, coloured: bool = False) -> Iterator[pymupdf.Document]:
     pymupdf.TOOLS.set_icc(coloured)
     damaged = ReadingFailed("The PDF is damaged beyond repair.")
     try:
-        document = pymupdf.open(path, filetype="pdf")
+        document = _Document(path, filetype="pdf")  # type: ignore[no-untyped-call]
     except pymupdf.FileDataError:
         raise damaged from None
     try:
@@ -125,6 +134,7 @@ def inspect(path: str, max_pages: int) -> DocumentInfo:
 
 
 def _info(document: pymupdf.Document, pages: int) -> DocumentInfo:
+    document.init_doc()
     metadata: dict[str, str | None] = document.metadata or {}
 
     def value(key: str, longest: int) -> str:
@@ -145,16 +155,22 @@ class Draft:
     """A page as MuPDF gives it, before a text is made of its words.
 
     Attributes:
-        page: without its text.
-        source: the page of the document; None if it cannot be read.
+        source: the page of the document.
+        number: from 1.
+        width: points, as displayed.
+        height: points.
+        label: what the document calls it.
         layer: its words; None if it has none.
         said: by MuPDF, of what it could not make sense of.
     """
 
-    page: Page
-    source: pymupdf.Page | None = None
-    layer: textlayer.Layer | None = None
-    said: tuple[str, ...] = ()
+    source: pymupdf.Page
+    number: int
+    width: float
+    height: float
+    label: str
+    layer: textlayer.Layer | None
+    said: tuple[str, ...]
 
 
 def read(document: pymupdf.Document, number: int, *, pictures: bool = True) -> tuple[Page, Why | None]:
@@ -191,13 +207,13 @@ def read_all(
     Raises:
         UnknownPage: the document has no such page.
     """
-    drafts: list[Draft] = []
+    drafts: list[Draft | Page] = []
     words = 0
     for number in numbers:
         with clock():
             draft = _drafted(document, number)
         drafts.append(draft)
-        words += len(draft.layer.texts) if draft.layer else 0
+        words += len(draft.layer.texts) if isinstance(draft, Draft) and draft.layer else 0
         if words >= WORDS_AHEAD:
             yield from _all_finished(document, drafts, clock, pictures)
             drafts, words = [], 0
@@ -206,7 +222,7 @@ def read_all(
 
 def _all_finished(
     document: pymupdf.Document,
-    drafts: Iterable[Draft],
+    drafts: Iterable[Draft | Page],
     clock: Callable[[], AbstractContextManager[None]],
     pictures: bool,
 ) -> Iterator[tuple[Page, Why | None]]:
@@ -216,37 +232,40 @@ def _all_finished(
         yield finished
 
 
-def _drafted(document: pymupdf.Document, number: int) -> Draft:
+def _drafted(document: pymupdf.Document, number: int) -> Draft | Page:
+    """The draft of a page, or the page with its error where there is nothing to make of it."""
     _check(document, number)
     damage.forget()
     try:
         source = document.load_page(number - 1)
         sheet = source.rect
         label = structure.label(document, number - 1)
-        page = Page(number, float(sheet.width), float(sheet.height), "", Words(), label=label)
-        return Draft(page, source, textlayer.extract(source), damage.said())
+        layer = textlayer.extract(source)
+        return Draft(source, number, float(sheet.width), float(sheet.height), label, layer, damage.said())
     # MuPDF's own errors, and those PyMuPDF raises for structures it does not expect, have no common base.
     except Exception as error:  # noqa: BLE001
-        return Draft(_damaged(number, error))
+        return _damaged(number, error)
 
 
-def _finished(document: pymupdf.Document, draft: Draft, pictures: bool) -> tuple[Page, Why | None]:
-    page, source = draft.page, draft.source
-    if source is None:
-        return page, None
+def _finished(document: pymupdf.Document, draft: Draft | Page, pictures: bool) -> tuple[Page, Why | None]:
+    if isinstance(draft, Page):
+        return draft, None
+    source = draft.source
     try:
-        if draft.layer:
-            text, words = textlayer.compose(source, draft.layer)
-            if len(text) > MAX_PAGE_CHARS:
-                return replace(page, error=f"The page has more than {MAX_PAGE_CHARS:,} characters."), None
-            page = replace(page, text=text, words=words)
+        text, words = textlayer.compose(source, draft.layer) if draft.layer else ("", Words())
+        error = None
+        if len(text) > MAX_PAGE_CHARS:
+            text, words, error = "", Words(), f"The page has more than {MAX_PAGE_CHARS:,} characters."
+        page = Page(draft.number, draft.width, draft.height, text, words, error=error, label=draft.label)
+        if error:
+            return page, None
         why = triage.judge(page, lambda: triage.marked(source), lambda: triage.covered(source))
-        if why is None and not page.words and (lost := damage.lost_content(document, source, draft.said)):
+        if why is None and not words and (lost := damage.lost_content(document, source, draft.said)):
             page = replace(page, error=f"The page is damaged: {lost}")
-        if pictures and why is None and page.words and any(silent_pictures(source, page)):
+        if pictures and why is None and words and any(silent_pictures(source, page)):
             why = "mixed"
     except Exception as error:  # noqa: BLE001 -- as above
-        return _damaged(page.number, error), None
+        return _damaged(draft.number, error), None
     else:
         return page, why
 

@@ -39,8 +39,12 @@ def is_photograph(picture: Picture, dpi: int) -> bool:
         return False
     if grey is None:
         return False
-    paper, ink = scans.shares(np.asarray(grey))
-    return paper < scans.PAPER_SHARE - MARGIN or ink > scans.INK_SHARE + MARGIN
+    pixels = np.asarray(grey)
+    paper, ink = scans.shares(pixels)
+    if paper < scans.PAPER_SHARE - MARGIN or ink > scans.INK_SHARE + MARGIN:
+        return True
+    # Letters that are not there in finer pixels are not in coarser ones.
+    return picture.dpi >= dpi and scans.x_height(scans.ink(pixels)) is None
 
 
 def _grey(picture: Picture, scale: float) -> Image.Image | None:

@@ -38,15 +38,15 @@ class Layer:
     Attributes:
         texts: as they are, so they may have odd characters, or nothing else.
         boxes: x0 of each word, then y0, x1 and y1, single precision, points of the page without its rotation.
-        blocks: that each word is in.
-        lines: of the block that each word is in.
+        starts: position of the first word of each line.
+        blocks: that each line is in.
         flags: MuPDF's, that they were found with.
     """
 
     texts: tuple[str, ...]
     boxes: bytes
-    blocks: tuple[int, ...]
-    lines: tuple[int, ...]
+    starts: list[int]
+    blocks: list[int]
     flags: int
 
     @property
@@ -71,10 +71,12 @@ def extract(source: pymupdf.Page, flags: int = FLAGS, *, mended: bool = False) -
         pymupdf.TOOLS.unset_quad_corrections(False)
     if not found:
         return None
-    x0, y0, x1, y1, texts, blocks, lines, _ = zip(*found, strict=True)
+    x0, y0, x1, y1, texts, blocks, _, numbers = zip(*found, strict=True)
+    starts = [index for index, number in enumerate(numbers) if not number]  # counted anew in each line
     # MuPDF's numbers are of single precision already. Packed they take a tenth of the room, and numpy takes twice as
     # long to turn tuples of them into an array.
-    return Layer(texts, struct.pack(f"{4 * len(found)}f", *x0, *y0, *x1, *y1), blocks, lines, flags)
+    boxes = struct.pack(f"{4 * len(found)}f", *x0, *y0, *x1, *y1)
+    return Layer(texts, boxes, starts, [blocks[index] for index in starts], flags)
 
 
 def compose(source: pymupdf.Page, layer: Layer) -> tuple[str, Words]:
@@ -90,8 +92,8 @@ def compose(source: pymupdf.Page, layer: Layer) -> tuple[str, Words]:
         boxes = mended.array
     if source.rotation:
         boxes = _turned(boxes, source.rotation_matrix)
-    place = np.array((layer.blocks, layer.lines), dtype=np.int64)
-    if layer.flags == FLAGS and _overprinted(boxes, place):
+    starts, blocks = np.array((layer.starts, layer.blocks), dtype=np.int64)
+    if layer.flags == FLAGS and _overprinted(boxes[:, starts]):
         once = extract(source, ONCE_FLAGS)
         return compose(source, once) if once else ("", Words())
     joined = "\n".join(texts)
@@ -104,11 +106,14 @@ def compose(source: pymupdf.Page, layer: Layer) -> tuple[str, Words]:
             lengths = np.fromiter(map(len, texts), np.int64, len(texts))
         if "" in texts:
             kept = lengths > 0
-            boxes, place, lengths = boxes[:, kept], place[:, kept], lengths[kept]
             texts = tuple(filter(None, texts))
             if not texts:
                 return "", Words()
-    arranged = arrange(boxes, place[0], place[1], lengths)
+            # A line begins as many words earlier as are gone before it, and is gone itself if all of its words are.
+            left = np.logical_or.reduceat(kept, starts)
+            starts, blocks = (np.cumsum(kept) - kept)[starts[left]], blocks[left]
+            boxes, lengths = boxes[:, kept], lengths[kept]
+    arranged = arrange(boxes, lengths, starts, blocks)
     if arranged.order is not None:
         texts = tuple(texts[index] for index in arranged.order.tolist())
         boxes = boxes[:, arranged.order]
@@ -117,18 +122,17 @@ def compose(source: pymupdf.Page, layer: Layer) -> tuple[str, Words]:
 
 def _flat(boxes: Boxes, lengths: Ints) -> bool:
     """Whether a word is too low for its letters: its font tells a wrong height, often none."""
-    sides = boxes[2:] - boxes[:2]
-    flat = sides.min(axis=0) * lengths < FLAT * sides.max(axis=0)
+    width, height = boxes[2:] - boxes[:2]
+    flat = np.minimum(width, height) * lengths < FLAT * np.maximum(width, height)
     return bool((flat & (lengths > 2)).any())  # a dash is as flat as it looks
 
 
-def _overprinted(boxes: Boxes, place: Ints) -> bool:
-    """Whether two lines begin in the same place: some programs print bold, or all of a page, by printing it again."""
-    block, line = place
-    (starts,) = ((block[1:] != block[:-1]) | (line[1:] != line[:-1])).nonzero()
-    if len(starts) < 2:
-        return False
-    begins = boxes[:, starts + 1]
+def _overprinted(begins: Boxes) -> bool:
+    """Whether two lines begin in the same place: some programs print bold, or all of a page, by printing it again.
+
+    Args:
+        begins: boxes of the first words of lines, shape (4, lines).
+    """
     x0, y0, _, y1 = begins[:, np.lexsort(begins[:2])]
     near = OVERPRINT * (y1 - y0)[1:]
     # Ascending, so only the distances across can be negative.

@@ -38,6 +38,7 @@ MIN_AREA: Final = 0.04  # of the page
 MIN_GRID: Final = (200, 100)  # pixels of the longer and the shorter side
 MIN_PICTURE_DPI: Final = 70  # small letters are then 5 pixels high
 
+_PLANE: Final = pymupdf.INFINITE_RECT()
 _UNREADABLE: Final = re.compile("[\ufffd\x7f-\x9f\ue000-\uf8ff\U000f0000-\U0010ffff]")
 
 # The pairs of letters that are frequent in at least one of English, German, French, Spanish, Italian, Portuguese,
@@ -184,7 +185,7 @@ def marked(source: pymupdf.Page) -> bool:
 def covered(source: pymupdf.Page) -> float:
     """The part of a page that its images cover, 0 to 1; costs a pass over its content."""
     found = sum(_area(picture.box) for picture in pictures(source))
-    return min(1.0, found / max(1.0, float(source.rect.width * source.rect.height)))
+    return min(1.0, found / max(1.0, float(source.rect.width * source.rect.height))) if found else 0.0
 
 
 def may_hold_text(source: pymupdf.Page) -> bool:
@@ -219,15 +220,15 @@ def _holds_image(resources: Any, seen: set[int]) -> bool:
 
 def pictures(source: pymupdf.Page) -> tuple[Picture, ...]:
     """The images on a page as displayed, cut to it; costs a pass over its content."""
-    sheet = source.rect
-    matrix = source.rotation_matrix
     # `Page.get_image_info` takes 0.2 ms an image for what is not asked for here.
     # Unless the whole plane is asked for, MuPDF leaves out every image that reaches beyond the page.
-    content = source.get_textpage(flags=pymupdf.TEXT_PRESERVE_IMAGES, clip=pymupdf.INFINITE_RECT())
+    content = source.get_textpage(flags=pymupdf.TEXT_PRESERVE_IMAGES, clip=_PLANE)
+    placed = [block for block in content.this if block.m_internal.type == mupdf.FZ_STEXT_BLOCK_IMAGE]
+    if not placed:
+        return ()
+    sheet, matrix = source.rect, source.rotation_matrix
     found = []
-    for block in content.this:
-        if block.m_internal.type != mupdf.FZ_STEXT_BLOCK_IMAGE:
-            continue
+    for block in placed:
         x0, y0, x1, y1 = pymupdf.Rect(block.m_internal.bbox) * matrix
         box = (max(x0, 0.0), max(y0, 0.0), min(x1, sheet.width), min(y1, sheet.height))
         if box[0] < box[2] and box[1] < box[3]:
