@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 
 import numpy as np
 import pytest
@@ -149,6 +150,25 @@ def test_any_drawing_order_of_the_columns_keeps_them_apart(drawn: list[int]) -> 
     lines = [line for part in two_columns() for line in part]
     found = read([lines[index] for index in drawn])
     assert [name[0] for name in found] == ["L"] * 12 + ["R"] * 12
+
+
+@given(st.lists(st.tuples(st.integers(0, 60), st.integers(1, 60)), min_size=1, max_size=12), st.integers(1, 20))
+def test_the_gutter_is_the_middle_of_the_widest_strip_that_fewest_lines_cross(
+    spans: list[tuple[int, int]], height: int
+) -> None:
+    x0 = np.array([left for left, _ in spans], dtype=np.float32)
+    x1 = np.array([left + width for left, width in spans], dtype=np.float32)
+    found = layout._gutter(x0, x1, np.full(len(spans), float(height)))
+    low, high = int(x0.min()), int(x1.max())
+    margin = int((high - low + 1) * layout.MIN_SIDE)
+    points = range(low + margin, high + 1 - margin)
+    over = [sum(left <= point < left + width for left, width in spans) for point in points]
+    strips = [list(run) for _, run in groupby(points, key=lambda point: over[point - points.start] == min(over))]
+    widest = max((run for run in strips if over[run[0] - points.start] == min(over)), key=len)
+    if min(over) > layout.MAX_CROSSING * len(spans) or len(widest) < layout.MIN_GUTTER * height:
+        assert found is None
+    else:
+        assert found == (widest[0] + widest[-1] + 1) / 2
 
 
 def words_of(rows: Sequence[Sequence[float]]) -> layout.Floats:

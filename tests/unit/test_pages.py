@@ -93,6 +93,39 @@ def test_what_is_printed_twice_is_read_once(tmp_path: Path, again: float) -> Non
     assert why is None
 
 
+def test_a_single_line_that_is_printed_twice_is_read_once(tmp_path: Path) -> None:
+    def draw(page: pymupdf.Page) -> None:
+        for left in (40, 40.3):
+            page.insert_text((left, 50), "Titan is the largest moon.")
+
+    page, _ = first(make(tmp_path / "a.pdf", draw))
+    assert page.text == "Titan is the largest moon."
+
+
+odd = st.sampled_from(["\u200b", "\ufeff\u200b", "Titan", "caf\u00e9", "\ufb01rst", "so\u00adft"])
+
+
+@given(st.lists(st.lists(odd, min_size=1, max_size=4), min_size=1, max_size=6))
+def test_words_without_a_character_to_be_seen_leave_the_others_where_they_are(lines: list[list[str]]) -> None:
+    texts = tuple(text for line in lines for text in line)
+    boxes = [
+        (40.0 * x, 20.0 * y, 40.0 * x + 30, 20.0 * y + 12) for y, line in enumerate(lines) for x in range(len(line))
+    ]
+    layer = textlayer.Layer(
+        texts,
+        np.array(boxes, dtype=np.float32).T.tobytes(),
+        [sum(map(len, lines[:index])) for index in range(len(lines))],
+        [0] * len(lines),
+        textlayer.FLAGS,
+    )
+    with pymupdf.open() as document:
+        text, words = textlayer.compose(document.new_page(), layer)
+    seen = [[clean(text) for text in line if clean(text)] for line in lines]
+    assert text == "\n".join(" ".join(line) for line in seen if line)
+    left = [box[0] for box, text in zip(boxes, texts, strict=True) if clean(text)]
+    assert words.array["x0"].tolist() == left
+
+
 def test_spans_are_the_words(tmp_path: Path) -> None:
     page, _ = first(make(tmp_path / "a.pdf", write))
     words = page.words.array
