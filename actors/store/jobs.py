@@ -142,7 +142,7 @@ async def claim(
             last=after.attempt >= after.max_attempts,
             pages=row.pages,
             missing=missing,
-            chars=await readings.chars(connection, document.sha256, pipeline) if len(missing) < document.pages else 0,
+            chars=await readings.chars(connection, row.sha256, pipeline) if len(missing) < row.pages else 0,
         )
     return None
 
