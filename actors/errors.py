@@ -145,6 +145,12 @@ class UnknownSource(NotFound):
     code = "unknown_source"
 
 
+class UnknownEntity(NotFound):
+    """No entity of that id."""
+
+    code = "unknown_entity"
+
+
 class Conflict(GatherumError):
     """The thing exists already, or is in a state that forbids the call."""
 

@@ -22,7 +22,7 @@ from actors.store.blobs import open_blobs
 from config import logs
 from serve import problems
 from serve.fetch import Fetcher
-from serve.routes import admin, ask, collections, documents, extract, jobs, sources
+from serve.routes import admin, ask, collections, documents, entities, extract, jobs, sources
 from serve.services import Services, Turnstile
 
 UPLOAD_PATHS = frozenset({documents.UPLOAD_PATH, extract.PATH})
@@ -50,7 +50,7 @@ def create_app(services: Services) -> FastAPI:
     app.state.event_streams = Turnstile(services.settings.api.max_event_streams, "event streams")
     app.state.follower = jobs.follower(services)
     problems.install(app)
-    for module in (ask, documents, extract, jobs, collections, sources, admin):
+    for module in (ask, documents, extract, jobs, collections, entities, sources, admin):
         app.include_router(module.router)
     app.add_middleware(_Envelope, limit=services.settings.api.max_concurrent_requests)
     return app

@@ -162,7 +162,7 @@ entities = Table(
     metadata,
     Column("id", Id, primary_key=True, autoincrement=True),
     Column("name", String(200), nullable=False),  # as first written
-    Column("normal", String(200), nullable=False),  # case-folded, spaces collapsed
+    Column("normal", String(200), nullable=False),  # what makes two spellings one; see `actors/search/names.py`
     Column("label", String(20), nullable=False),
     UniqueConstraint("normal", "label"),
 )

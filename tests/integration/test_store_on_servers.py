@@ -1,4 +1,4 @@
-"""What `unit/test_store.py` asks of the store on SQLite, asked of PostgreSQL and MariaDB: the same tests."""
+"""What `unit/test_store.py` and `unit/test_entity_rows.py` ask of the store on SQLite, asked of the servers."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from servers import Kind, Server
 from stores import emptied_database, open_database, soon
+from unit import test_entity_rows as entities_on_sqlite
 from unit import test_store as on_sqlite
 
 from actors.database import Database
@@ -23,14 +24,15 @@ ONLY_SQLITE = {
 
 TESTS = {
     name: test
-    for name, test in vars(on_sqlite).items()
+    for name, test in {**vars(on_sqlite), **vars(entities_on_sqlite)}.items()
     if name.startswith("test_")
     and name not in ONLY_SQLITE
-    and {"database", "store_url"} & set(test.__code__.co_varnames[: test.__code__.co_argcount])
+    and {"database", "library", "store_url"} & set(test.__code__.co_varnames[: test.__code__.co_argcount])
 }
 globals().update(TESTS)
 
 fake_sources = on_sqlite.fake_sources
+library = entities_on_sqlite.library
 
 
 @pytest.fixture(params=["postgresql", "mysql"])
