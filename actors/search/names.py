@@ -13,8 +13,9 @@ import unicodedata
 from collections.abc import Iterator
 from typing import Final
 
-PERSON: Final = "PERSON"
+PEOPLE: Final = frozenset({"PERSON", "PER"})
 ORGANISATIONS: Final = frozenset({"ORG"})
+"""Types in the schemes of spaCy's pipelines: the English ones say PERSON, most others PER."""
 
 MAX_CHARS: Final = 200
 """Longest normal form, as long as its column."""
@@ -51,13 +52,13 @@ def normal(name: str, label: str) -> str:
 
     Args:
         name: as written.
-        label: in the scheme of spaCy's English models; of others only case, punctuation, "the" and 's are left out.
+        label: its type; of one that is unknown only case, punctuation, "the" and 's are left out.
 
     Returns:
         Words with a space between them, at most `MAX_CHARS` characters. A name without any letter or digit is itself.
         Applied again, it changes nothing.
     """
-    words = _stripped(_words(name, split=label == PERSON), label)
+    words = _stripped(_words(name, split=label in PEOPLE), label)
     return " ".join(words)[:MAX_CHARS].strip() or " ".join(_folded(name).split())[:MAX_CHARS].strip()
 
 
@@ -73,7 +74,7 @@ def spellings(name: str, label: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     if not whole:
         return (), ()
     sure = {" ".join(whole): None, " ".join(_stripped(whole, label)): None}
-    if label != PERSON:
+    if label not in PEOPLE:
         return tuple(sure), ()
     parts = _stripped(_words(name, split=True), label)
     sure[" ".join(parts)] = None
@@ -113,7 +114,7 @@ def _stripped(words: list[str], label: str) -> list[str]:
         shorter = _without_article(words)
         if label in ORGANISATIONS and len(shorter) > 1 and (shorter[-1] in _FORMS or shorter[-1] == "and"):
             shorter = shorter[:-1]
-        if label == PERSON and len(shorter) > 1 and shorter[0] in _TITLES:
+        if label in PEOPLE and len(shorter) > 1 and shorter[0] in _TITLES:
             shorter = shorter[1:]
         if shorter == words:
             return words

@@ -34,7 +34,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from actors.errors import InvalidInput, UnknownEntity
 from actors.messages import Entity, EntityDetail, EntityMention, EntityName, RelatedEntity, Words
-from actors.search.names import ORGANISATIONS, PERSON, normal
+from actors.search.names import ORGANISATIONS, PEOPLE, normal
 from actors.store import documents as document_rows
 from actors.store.dialect import MAX_PARAMETERS
 from actors.store.rows import AnyRow, storable
@@ -126,33 +126,37 @@ async def page_of(
         InvalidInput: the cursor is none of this list.
         UnknownCollection, UnknownDocument: there is none of this name, or id.
     """
-    place = _place(after, int, str, int)
+    place = _place(after, int, str, str)
     if wanted.collection is not None:
         await document_rows.check_collection(connection, wanted.collection)
     if wanted.document_id is not None:
         await document_rows.find(connection, wanted.document_id)
     # As whichever type of name it may be: the legal form of a company, for one, is in no normal form of a company.
-    forms = {normal(wanted.text, label) for label in ("", PERSON, *ORGANISATIONS)} if wanted.text else set()
+    forms = {normal(wanted.text, label) for label in ("", *PEOPLE, *ORGANISATIONS)} if wanted.text else set()
     if forms and not any(map(str.isalnum, "".join(forms))):
         return [], None
     first = or_(*(entities.c.normal.startswith(form, autoescape=True) for form in sorted(forms)), false())
     inner = or_(*(entities.c.normal.contains(f" {form}", autoescape=True) for form in sorted(forms)), false())
     rank: ColumnElement[int] = case((first, 0), else_=1)
+    order: list[ColumnElement[Any]] = [rank, entities.c.normal, entities.c.label]
     query = select(entities.c.id, entities.c.name, entities.c.label, entities.c.normal, rank.label("rank"))
     query = query.where(_mentioned(wanted.collection, wanted.document_id))
     if forms:
         query = query.where(or_(first, inner))
+    else:
+        # All rank alike. Without it the order is that of an index, so the first page costs no look at the last.
+        order = order[1:]
     if wanted.label is not None:
         query = query.where(entities.c.label == storable(wanted.label))
     if place is not None:
-        query = query.where(_past((rank, entities.c.normal, entities.c.id), place))
-    rows = (await connection.execute(query.order_by("rank", "normal", "id").limit(limit + 1))).all()
+        query = query.where(_past(order, place[-len(order) :]))
+    rows = (await connection.execute(query.order_by(*order).limit(limit + 1))).all()
     shown = rows[:limit]
     counts = await _counts(connection, [row.id for row in shown], wanted.collection, wanted.document_id)
     more = len(rows) > limit
     return (
         [Entity(row.id, row.name, row.label, *counts[row.id]) for row in shown],
-        _cursor(shown[-1].rank, shown[-1].normal, shown[-1].id) if more else None,
+        _cursor(shown[-1].rank, shown[-1].normal, shown[-1].label) if more else None,
     )
 
 
@@ -320,9 +324,9 @@ def normalise_all(connection: Connection) -> tuple[int, int]:
 
 def _mentioned(collection: str | None = None, document_id: str | None = None) -> ColumnElement[bool]:
     """Whether a published document (of those) mentions the entity."""
-    query: Select[Any] = select(literal(1)).select_from(mentions).join(documents, _PUBLISHED)
-    query = query.where(mentions.c.entity_id == entities.c.id)
-    return _of(query, collection, document_id).exists()
+    # One within the other: SQLite may join them the wrong way round, from all documents to the mentions of each.
+    published = _of(select(literal(1)).where(_PUBLISHED), collection, document_id).exists()
+    return select(literal(1)).where(mentions.c.entity_id == entities.c.id, published).exists()
 
 
 def _of(query: Select[Any], collection: str | None, document_id: str | None) -> Select[Any]:
@@ -363,7 +367,8 @@ def _past(columns: Sequence[ColumnElement[Any]], place: Sequence[Any]) -> Column
     for number, (column, value) in enumerate(zip(columns, place, strict=True)):
         same = [other == known for other, known in zip(columns[:number], place[:number], strict=True)]
         steps.append(and_(*same, column > value))
-    return or_(*steps)
+    # The first says nothing that is not in the others, but says it so that an index can begin there.
+    return and_(columns[0] >= place[0], or_(*steps))
 
 
 def _cursor(*place: Any) -> str:

@@ -66,7 +66,7 @@ documents = Table(
     Column("pipeline", Integer),  # version of the published reading; NULL until published
     Column("created_at", Double, nullable=False),
     UniqueConstraint("collection", "sha256"),
-    Index(None, "sha256"),
+    Index(None, "sha256", "pipeline"),  # those of a reading; SQLite would look for them by the pipeline alone
     Index(None, "pipeline"),
 )
 
