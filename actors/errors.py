@@ -7,7 +7,7 @@
     │   ├── KeyReused           an idempotency key that stands for another upload
     │   └── MalformedRequest
     ├── NotFound                the thing named does not exist (or is not yours)
-    │   └── UnknownCollection  UnknownDocument  UnknownJob  UnknownPage  UnknownSource
+    │   └── UnknownCollection  UnknownDocument  UnknownEntity  UnknownJob  UnknownPage  UnknownSource
     ├── Conflict                the thing exists, or is in another state
     │   └── StaleLease          a worker lost its job to another one
     ├── DeadlineExceeded        the budget of a call is used up
