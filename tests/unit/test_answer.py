@@ -124,6 +124,10 @@ def test_what_is_said_of_others_is_no_answer() -> None:
 def test_beside_a_sentence_that_has_what_is_asked_for_one_that_has_not_is_noise() -> None:
     both = passage("The radius of Rhea is 764 km. The radius of Rhea is larger than the radius of Dione.")
     assert texts("What is the radius of Rhea?", both) == ["The radius of Rhea is 764 km."]
+    # Even one that has more words of the question, in a better passage.
+    near = passage("Mimas is a moon of Saturn, and quite near.", "Mimas")
+    orbit = passage("It goes round Saturn at a distance of 185,520 kilometres.", "Mimas", document_id="d2")
+    assert texts("How far is Mimas from Saturn?", near, orbit) == [orbit.text]
     # Where nothing has it, what there is is quoted.
     neither = passage("The radius of Rhea is larger than the radius of Dione.")
     assert texts("What is the radius of Rhea?", neither)
