@@ -38,6 +38,8 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.ocr
 	$(BIN)/python -m benchmarks.hostile --count 120
 	$(BIN)/python -m benchmarks.memory --pages 2000
+	$(BIN)/python -m benchmarks.answers
+	$(BIN)/python -m benchmarks.entities
 	$(BIN)/python -m benchmarks.ask
 
 clean:

@@ -25,6 +25,9 @@ from actors.messages import (
     Accepted,
     Change,
     Document,
+    Entity,
+    EntityDetail,
+    EntityMention,
     EntityName,
     Examined,
     Fitted,
@@ -36,6 +39,7 @@ from actors.messages import (
     PageChunks,
     PageReading,
     PublishedDocument,
+    RelatedEntity,
     Removed,
     Row,
     Source,
@@ -50,6 +54,7 @@ from actors.store import (
     deletion,
     dialect,
     documents,
+    entities,
     files,
     jobs,
     keys,
@@ -64,6 +69,7 @@ from actors.store import readings as reading_rows
 from actors.store.blobs import Blobs, Stored
 from actors.store.doctor import Doctor, announce
 from actors.store.engine import Store
+from actors.store.entities import Wanted
 from config import logs
 from config.settings import BlobSettings, DatabaseSettings, SourcesSettings
 
@@ -109,7 +115,10 @@ class Database:
             "document",
             "documents",
             "embedded_chunks",
+            "entities",
             "entities_of",
+            "entity",
+            "entity_mentions",
             "entity_names",
             "examine",
             "fail",
@@ -123,10 +132,12 @@ class Database:
             "keep_fitted",
             "last_change",
             "lookup_many",
+            "names_of",
             "page",
             "publish",
             "published",
             "published_document",
+            "related_entities",
             "release",
             "retry_job",
             "source_values",
@@ -308,7 +319,7 @@ class Database:
 
     async def entities_of(self, document_id: str, *, deadline: Deadline) -> list[int]:
         """Ids of the entities that a published document mentions, in order; none of one that is unknown."""
-        work = partial(reading_rows.entities_of, document_id=document_id)
+        work = partial(entities.ids_of, document_id=document_id)
         return await self._read(work, deadline, "reading names")
 
     async def collections(self, *, deadline: Deadline) -> list[str]:
@@ -596,8 +607,67 @@ class Database:
         A name is given its id when it is first read, which may be long before it is published: ids are for paging
         through all names, not for following new ones.
         """
-        work = partial(reading_rows.entity_names, after=after, limit=_limit(limit))
+        work = partial(entities.names, after=after, limit=_limit(limit))
         return await self._read(work, deadline, "reading names")
+
+    async def names_of(self, document_ids: list[str], *, deadline: Deadline) -> tuple[list[EntityName], bool]:
+        """The names that up to 500 published documents mention, by id.
+
+        Returns:
+            The names, and whether one of the documents was published before: then some that it brought may be gone.
+        """
+        return await self._read(partial(entities.names_of, document_ids=document_ids), deadline, "reading names")
+
+    # --- entities ----------------------------------------------------------------------------------------------------
+
+    async def entities(
+        self, wanted: Wanted, after: str | None, limit: int, *, deadline: Deadline
+    ) -> tuple[list[Entity], str | None]:
+        """Up to `limit` entities past a cursor, by name, and the cursor to go on from (None at the end).
+
+        More than 1000 are not given at once; the same goes for the lists below.
+
+        Raises:
+            InvalidInput: the cursor is none of this list.
+            UnknownCollection, UnknownDocument: there is none of this name, or id.
+        """
+        work = partial(entities.page_of, wanted=wanted, after=after, limit=min(_limit(limit), MAX_LIMIT))
+        return await self._read(work, deadline, "listing entities")
+
+    async def entity(self, entity_id: int, *, deadline: Deadline) -> EntityDetail:
+        """An entity, with the spellings of its name.
+
+        Raises:
+            UnknownEntity: no published document mentions one of this id. The same goes for the two below.
+        """
+        return await self._read(partial(entities.find, entity_id=entity_id), deadline, "finding an entity")
+
+    async def entity_mentions(
+        self, entity_id: int, collection: str | None, after: str | None, limit: int, *, deadline: Deadline
+    ) -> tuple[list[EntityMention], str | None]:
+        """Up to `limit` mentions of an entity past a cursor, by document and place, and the cursor to go on from.
+
+        Raises:
+            UnknownEntity: see `entity`.
+            UnknownCollection: there is none of this name.
+            InvalidInput: the cursor is none of this list.
+        """
+        limit = min(_limit(limit), MAX_LIMIT)
+        work = partial(entities.mentions_of, entity_id=entity_id, collection=collection, after=after, limit=limit)
+        rows, words, following = await self._read(work, deadline, "listing mentions")
+        return await asyncio.to_thread(entities.unpack_mentions, rows, words), following
+
+    async def related_entities(
+        self, entity_id: int, after: str | None, limit: int, *, deadline: Deadline
+    ) -> tuple[list[RelatedEntity], str | None]:
+        """Up to `limit` entities that stand on pages of one, past a cursor, those with most pages first, and a cursor.
+
+        Raises:
+            UnknownEntity: see `entity`.
+            InvalidInput: the cursor is none of this list.
+        """
+        work = partial(entities.related, entity_id=entity_id, after=after, limit=min(_limit(limit), MAX_LIMIT))
+        return await self._read(work, deadline, "looking for names beside a name")
 
     # --- what is looked at when something may be wrong ---------------------------------------------------------------
 

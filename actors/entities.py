@@ -1,22 +1,22 @@
 """Entities: finds names in questions and in text.
 
 A question is read against everything that is known: the names of the corpus and the name-like values of the SQL
-sources, in automata that follow the store's change log (`actors/search/phrases.py`). Text is read by spaCy, in one
-thread of its own, which loads the model when it is first needed: a replica that only links questions never holds it.
+sources, which follow the store's change log (`actors/search/phrases.py`). Text is read by spaCy, in one thread of its
+own, which loads the model when it is first needed. It reads questions too, for names that nobody knows yet, but only
+while it has nothing else to do: a question costs it a hundred times what a look at the known names does.
 """
 
 from __future__ import annotations
 
 import asyncio
+import heapq
 import os
 import random
 import socket
 import time
-from bisect import bisect_left, bisect_right
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from itertools import chain
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from actors.deadline import Deadline
@@ -30,14 +30,17 @@ if TYPE_CHECKING:
     from actors.database import Database
 
 INLINE_CHARS: Final = 32_000
-"""Characters linked on the loop. 64 questions take 0.3 ms (0.6 ms with 100,000 names), about as long as a hop to a
-thread and back; a batch longer than this would take several ms, and goes to a thread."""
+"""Characters linked on the loop. 64 questions take about 2 ms, whatever the number of names, and a hop to a thread and
+back half of one; a batch longer than this goes to a thread."""
 
 MAX_EXTRACTIONS: Final = 32
 """Calls of `extract` that may wait for the one thread."""
 
 PAGE_NAMES: Final = 10_000
 """Names read from the store at a time."""
+
+DOCUMENTS: Final = 100
+"""Published documents whose names are read at a time. Of more at once, all names are read again instead."""
 
 CHANGES: Final = 1000
 """Changes read from the log at a time."""
@@ -52,21 +55,24 @@ FIRST_VALUES_S: Final = 3.0
 """How long a replica that has just started waits for slow SQL sources before it answers without their names."""
 
 CALM_S: Final = 0.5
-"""Shortest time between two reloads, so that many documents published together cost few of them."""
+"""Shortest time between two readings of all names, so that many documents deleted together cost few of them."""
 
 RELOAD_SHARE: Final = 10
-"""And a reload is followed by at least this many times its own duration without one."""
+"""And such a reading is followed by at least this many times its own duration without one."""
 
 FIRST_PAUSE_S: Final = 0.1
 """Pause after the first failure to follow the store; doubles up to `poll_s`."""
+
+QUESTION_S: Final = 0.1
+"""Longest that questions wait for spaCy, s; twenty times what it takes for one."""
 
 
 class Entities:
     """The entities role. Everything in its memory can be read again from the store.
 
-    The names are read as a whole on each change. Reading only those with a higher id than the last would miss some: an
-    entity gets its id when its page is read, but becomes visible when its document is published, perhaps long after
-    entities with higher ids. SQL sources are read beside that, so that a slow one does not hold the corpus back.
+    A document that is published brings its names. What one that was deleted, or read anew, took along cannot be told
+    from the change log, because others may mention it: then the names are read as a whole, and compared. SQL sources
+    are read beside that, so that a slow one does not hold the corpus back.
 
     Args:
         settings: model, shortest name, pace.
@@ -81,15 +87,16 @@ class Entities:
     def __init__(self, settings: EntitiesSettings, database: Database) -> None:
         self._settings = settings
         self._database = database
-        self._phrases = Phrases((), (), min_chars=settings.min_name_chars)
-        self._building = asyncio.Lock()
+        self._phrases = Phrases(min_chars=settings.min_name_chars)
+        # Held by whoever changes the phrases, in a thread.
+        self._changing = asyncio.Lock()
         self._loaded = asyncio.Event()
         self._change: int | None = None
         self._awaited = 0
         self._progress = asyncio.Condition()
-        self._names: list[EntityName] = []
+        self._names: dict[int, EntityName] = {}
         self._quiet_until = 0.0
-        self._values: dict[str, list[SourceValue]] = {}
+        self._values: dict[str, dict[SourceValue, None]] = {}
         self._values_read = asyncio.Event()
         self._sources_changed = asyncio.Event()
         # When each source is read again, monotonic: its data change without a word to us.
@@ -98,6 +105,8 @@ class Entities:
         self._followers: list[asyncio.Task[None]] = []
         self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spacy")
         self._extractions: set[Future[list[tuple[Mention, ...]]]] = set()
+        # Whether spaCy has been asked to get ready for questions, and is.
+        self._model_wanted = self._model_ready = False
 
     async def start(self) -> None:
         """Begin to follow the store."""
@@ -122,7 +131,8 @@ class Entities:
             pid=os.getpid(),
             node=socket.gethostname(),
             detail={
-                "names": len(self._phrases),
+                "names": len(self._names),
+                "phrases": len(self._phrases),
                 "change": self._change or 0,
                 "values": {name: len(values) for name, values in self._values.items()},
                 "extractions": len(self._extractions),
@@ -145,10 +155,13 @@ class Entities:
         """
         if not self._loaded.is_set():
             await self._first_load(deadline)
-        phrases = self._phrases
         if sum(map(len, texts)) <= INLINE_CHARS:
-            return [phrases.find(text) for text in texts]
-        return await deadline.run(asyncio.to_thread(_find_all, phrases, texts), "Linking names")
+            linked = _find_all(self._phrases, texts)
+        else:
+            linked = await deadline.run(asyncio.to_thread(_find_all, self._phrases, texts), "Linking names")
+        if len(texts) > self._settings.read_questions or self._extractions:
+            return linked
+        return await self._with_unknown(texts, linked, deadline)
 
     async def caught_up(self, change: int, *, deadline: Deadline) -> None:
         """Wait until the names are those of the change log at a number, or later.
@@ -165,11 +178,7 @@ class Entities:
 
     async def known(self, entity_ids: list[int], *, deadline: Deadline) -> int:
         """How many of these entities of the corpus the names are of now."""
-        names = self._names
-        places = (bisect_left(names, one, key=_entity_id) for one in entity_ids)
-        return sum(
-            place < len(names) and names[place].entity_id == one for place, one in zip(places, entity_ids, strict=True)
-        )
+        return sum(entity_id in self._names for entity_id in entity_ids)
 
     async def contents(self, after: int, limit: int, *, deadline: Deadline) -> list[int]:
         """Up to `limit` ids, past `after`, of the entities of the corpus that the names are of now; in order.
@@ -179,9 +188,9 @@ class Entities:
         """
         if not self._loaded.is_set():
             await self._first_load(deadline)
-        names = self._names
-        start = bisect_right(names, after, key=_entity_id)
-        return [name.entity_id for name in names[start : start + limit]]
+        # A copy first: the thread that changes the names may be at it.
+        held = list(self._names)
+        return await asyncio.to_thread(lambda: heapq.nsmallest(limit, (one for one in held if one > after)))
 
     async def extract(self, texts: list[str], *, deadline: Deadline) -> list[tuple[Mention, ...]]:
         """Find names in text that need not be known, by the language model.
@@ -200,10 +209,37 @@ class Entities:
         deadline.check("extracting names")
         if len(self._extractions) >= MAX_EXTRACTIONS:
             raise Overloaded("Too many texts are waiting for their names to be extracted. Try again later.")
+        return await deadline.run(asyncio.wrap_future(self._submit(texts)), "Extracting names")
+
+    def _submit(self, texts: list[str]) -> Future[list[tuple[Mention, ...]]]:
         job = self._reader.submit(_extract, texts, self._settings.model)
         self._extractions.add(job)
         job.add_done_callback(self._extractions.discard)
-        return await deadline.run(asyncio.wrap_future(job), "Extracting names")
+        return job
+
+    async def _with_unknown(
+        self, texts: list[str], linked: list[tuple[LinkedEntity, ...]], deadline: Deadline
+    ) -> list[tuple[LinkedEntity, ...]]:
+        """What was linked, and besides the names that spaCy finds in the questions, linked to nothing."""
+        if not self._model_ready:
+            # Loading takes seconds, for which no question waits; it is tried once.
+            if not self._model_wanted:
+                self._model_wanted = True
+                self._submit([]).add_done_callback(self._note_model)
+            return linked
+        job = self._submit(texts)
+        try:
+            found = await deadline.within(QUESTION_S).run(asyncio.wrap_future(job), "Reading questions")
+        except GatherumError:
+            # What is known is an answer; what is not known is an extra.
+            return linked
+        return [_joined(known, mentions) for known, mentions in zip(linked, found, strict=True)]
+
+    def _note_model(self, job: Future[list[tuple[Mention, ...]]]) -> None:
+        error = None if job.cancelled() else job.exception()
+        self._model_ready = error is None and not job.cancelled()
+        if error is not None:
+            logs.get().warning("questions_not_read", error=str(error))
 
     async def _first_load(self, deadline: Deadline) -> None:
         try:
@@ -244,14 +280,18 @@ class Entities:
             kinds = {change.kind for change in changes}
             if "sources" in kinds:
                 self._sources_changed.set()
+            published = {change.document_id: None for change in changes if change.kind == "publish"}
+            again = len(published) > DOCUMENTS
+            if published and not again:
+                names, again = await self._database.names_of(list(published), deadline=Deadline.after(CALL_S))
+                await self._change_phrases(self._take_in, names)
             # What was lost in a gap is unknown, so it may have been a name.
-            if not kinds & {"publish", "delete", "gap"}:
+            if not again and not kinds & {"delete", "gap"}:
                 await self._reach(number)
                 return
             await self._calm()
         started = time.monotonic()
-        self._names = await self._read_names()
-        await self._rebuild()
+        await self._read_names()
         await self._reach(number)
         self._quiet_until = time.monotonic() + max(CALM_S, RELOAD_SHARE * (time.monotonic() - started))
         if not self._loaded.is_set():
@@ -260,7 +300,7 @@ class Entities:
             self._loaded.set()
 
     async def _calm(self) -> None:
-        """Let documents that are published together cost one reload, unless somebody waits for it."""
+        """Let documents that are deleted together cost one reading of all names, unless somebody waits for it."""
         with suppress(TimeoutError):
             async with asyncio.timeout(max(0.0, self._quiet_until - time.monotonic())), self._progress:
                 await self._progress.wait_for(lambda: self._awaited > (self._change or 0))
@@ -284,53 +324,79 @@ class Entities:
                 self._sources_changed.set()
                 raise
             self._due = {source.name: time.monotonic() for source in sources}
-            self._values = {name: values for name, values in self._values.items() if name in self._due}
+            for name in self._values.keys() - self._due:
+                await self._change_phrases(self._exchange, self._values.pop(name), {})
         now = time.monotonic()
         async with asyncio.TaskGroup() as group:
-            reads = [group.create_task(self._read_values(name)) for name, due in self._due.items() if due <= now]
-        if changed or any(read.result() for read in reads):
-            await self._rebuild()
+            for name, due in self._due.items():
+                if due <= now:
+                    group.create_task(self._read_values(name))
         self._values_read.set()
 
-    async def _read_names(self) -> list[EntityName]:
-        names: list[EntityName] = []
+    async def _read_names(self) -> None:
+        """Read all names, page by page, and drop those that are not among them."""
+        missing = set(self._names)
+        after = 0
         while True:
-            page = await self._database.entity_names(
-                names[-1].entity_id if names else 0, PAGE_NAMES, deadline=Deadline.after(CALL_S)
-            )
-            names += page
+            page = await self._database.entity_names(after, PAGE_NAMES, deadline=Deadline.after(CALL_S))
+            await self._change_phrases(self._take_in, page)
+            missing.difference_update(name.entity_id for name in page)
             if len(page) < PAGE_NAMES:
-                return names
+                break
+            after = page[-1].entity_id
+        await self._change_phrases(self._drop, missing)
 
-    async def _read_values(self, source: str) -> bool:
-        """Read the names of one source; whether they are other than before. One that fails keeps those it had."""
+    async def _read_values(self, source: str) -> None:
+        """Read the names of one source. One that fails keeps those it had."""
         try:
-            values = await self._database.source_values(source, deadline=Deadline.after(CALL_S))
+            values = dict.fromkeys(await self._database.source_values(source, deadline=Deadline.after(CALL_S)))
         except GatherumError as error:
             logs.get().warning("source_values_failed", source=source, code=error.code, error=error.detail)
             self._due[source] = time.monotonic() + self._settings.poll_s
-            return False
+            return
         self._due[source] = time.monotonic() + self._settings.refresh_s
-        changed = values != self._values.get(source)
+        await self._change_phrases(self._exchange, self._values.get(source, {}), values)
         self._values[source] = values
-        return changed
 
-    async def _rebuild(self) -> None:
-        """Build new automata in a thread and swap them in."""
-        async with self._building:
-            await asyncio.to_thread(self._swap, self._names, list(chain.from_iterable(self._values.values())))
+    async def _change_phrases(self, change: Callable[..., None], *what: object) -> None:
+        # In a thread, though it holds the interpreter half of the time: the loop gets its turns in between.
+        async with self._changing:
+            await asyncio.to_thread(change, *what)
 
-    def _swap(self, names: Iterable[EntityName], values: Iterable[SourceValue]) -> None:
-        # One assignment, seen whole or not at all; made in this thread so that the old automata are freed in it too.
-        self._phrases = Phrases(names, values, min_chars=self._settings.min_name_chars)
+    def _take_in(self, names: Iterable[EntityName]) -> None:
+        for name in names:
+            before = self._names.get(name.entity_id)
+            if before != name:
+                if before is not None:
+                    self._phrases.discard(before)
+                self._names[name.entity_id] = name
+                self._phrases.add(name)
 
+    def _drop(self, entity_ids: Iterable[int]) -> None:
+        for entity_id in entity_ids:
+            self._phrases.discard(self._names.pop(entity_id))
 
-def _entity_id(name: EntityName) -> int:
-    return name.entity_id
+    def _exchange(self, before: Mapping[SourceValue, None], after: Mapping[SourceValue, None]) -> None:
+        for value in before:
+            if value not in after:
+                self._phrases.discard_value(value)
+        for value in after:
+            if value not in before:
+                self._phrases.add_value(value)
 
 
 def _find_all(phrases: Phrases, texts: list[str]) -> list[tuple[LinkedEntity, ...]]:
     return [phrases.find(text) for text in texts]
+
+
+def _joined(known: tuple[LinkedEntity, ...], mentions: Iterable[Mention]) -> tuple[LinkedEntity, ...]:
+    """Known names and others, in order; where they overlap the known one counts."""
+    others = [
+        LinkedEntity(mention.text, mention.label, mention.start, mention.end)
+        for mention in mentions
+        if all(mention.end <= entity.start or entity.end <= mention.start for entity in known)
+    ]
+    return tuple(sorted((*known, *others), key=lambda entity: entity.start)) if others else known
 
 
 def _extract(texts: list[str], model: str) -> list[tuple[Mention, ...]]:

@@ -7,7 +7,7 @@
     │   ├── KeyReused           an idempotency key that stands for another upload
     │   └── MalformedRequest
     ├── NotFound                the thing named does not exist (or is not yours)
-    │   └── UnknownCollection  UnknownDocument  UnknownJob  UnknownPage  UnknownSource
+    │   └── UnknownCollection  UnknownDocument  UnknownEntity  UnknownJob  UnknownPage  UnknownSource
     ├── Conflict                the thing exists, or is in another state
     │   └── StaleLease          a worker lost its job to another one
     ├── DeadlineExceeded        the budget of a call is used up
@@ -143,6 +143,12 @@ class UnknownSource(NotFound):
     """No SQL source of that name."""
 
     code = "unknown_source"
+
+
+class UnknownEntity(NotFound):
+    """No entity of that id."""
+
+    code = "unknown_entity"
 
 
 class Conflict(GatherumError):

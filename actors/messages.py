@@ -846,11 +846,60 @@ class PublishedDocument:
 
 @dataclass(frozen=True, slots=True)
 class EntityName:
-    """A name of the corpus, for the automaton that looks for names in questions."""
+    """A name of the corpus, for whoever looks for names in questions."""
 
     entity_id: int
     name: str
     label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Entity:
+    """A name of the corpus as people look it up; counts are of published documents.
+
+    Attributes:
+        name: as it was first written.
+        label: type in the scheme of the model that found it.
+        mentions: how often it is mentioned.
+        documents: in how many documents.
+    """
+
+    entity_id: int
+    name: str
+    label: str
+    mentions: int
+    documents: int
+
+
+@dataclass(frozen=True, slots=True)
+class EntityDetail(Entity):
+    """An entity with the ways in which it is written, the most frequent first."""
+
+    spellings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RelatedEntity:
+    """An entity that stands on pages of another; on how many."""
+
+    entity_id: int
+    name: str
+    label: str
+    pages: int
+
+
+@dataclass(frozen=True, slots=True)
+class EntityMention:
+    """A place where an entity is mentioned: offsets into the text of the page, and the boxes of the words."""
+
+    document_id: str
+    title: str
+    collection: str
+    page: int
+    start: int
+    end: int
+    text: str
+    boxes: tuple[Box, ...]
 
 
 # --- SQL sources ----------------------------------------------------------------------------------------------------
@@ -867,7 +916,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class SourceValue:
-    """A name-like value of a source, for the automaton."""
+    """A name-like value of a source, for whoever looks for names in questions."""
 
     source: str
     table: str

@@ -159,6 +159,11 @@ class EntitiesSettings(Section):
     replicas: int = Field(ge=1, description="Processes.")
     model: str = Field(description="spaCy pipeline, by package name or folder.")
     min_name_chars: int = Field(ge=1, description="Names shorter than this are not looked for in questions.")
+    read_questions: int = Field(
+        ge=0,
+        description="Questions that come together up to which spaCy reads them too, while it has nothing else to do; 0 "
+        "leaves questions to the names that are known.",
+    )
     poll_s: float = Field(gt=0, description="Longest wait for news from the store, s.")
     refresh_s: float = Field(gt=0, description="Time after which the names in an SQL source are read again, s.")
 

@@ -563,6 +563,34 @@ def db_copy(
     _print(done, as_json, lambda: render.transfer(done))
 
 
+@app.command("eval")
+def evaluate(
+    folder: Annotated[
+        Path,
+        typer.Argument(metavar="PATH", help="Folder with corpus.jsonl, queries.jsonl and qrels.tsv or qrels/."),
+    ],
+    mode: Annotated[list[str] | None, typer.Option(help="Only this mode of search; may be repeated.")] = None,
+    split: Annotated[str | None, typer.Option(help="File of qrels/ to judge by; test, else dev, else train.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write quality against cost into this file, as SVG.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Judge the search by a collection that people have judged. No running system is needed, and none is touched."""
+    from serve import evaluation, render
+    from serve.plot import quality_against_cost
+
+    settings = _settings({})
+    chosen = evaluation.modes(mode or ())
+    found = asyncio.run(evaluation.evaluate(settings, folder, split=split, chosen=chosen, tell=_note))
+    if plot is not None:
+        try:
+            plot.write_text(quality_against_cost(found), encoding="utf-8")
+        except OSError as error:
+            _fail(f"{plot} cannot be written: {error.strerror}.", 2)
+    _print(found, as_json, lambda: render.evaluation(found))
+
+
 @app.command()
 def config(as_json: Json = False) -> None:
     """Show every setting, its value and where that came from."""

@@ -346,6 +346,22 @@ def checkup(found: Mapping[str, Any]) -> RenderableType:
     return Group(table, Text(), end)
 
 
+def evaluation(found: Mapping[str, Any]) -> RenderableType:
+    """How good each mode of search is, and what it costs."""
+    table = _table("mode", "nDCG@10", "Recall@100", "MRR", "queries/s", "CPU s / 1,000 queries")
+    for mode in found["modes"]:
+        quality = (f"{mode[name]:.4f}" for name in ("ndcg_at_10", "recall_at_100", "mrr"))
+        table.add_row(mode["mode"], *quality, f"{mode['queries_per_s']:,.0f}", f"{mode['cpu_s_per_1000']:.2f}")
+    size = f"{found['documents']:,} documents in {found['chunks']:,} chunks, {found['queries']:,} queries"
+    parts: list[RenderableType] = [table, Text(size, style="bright_black")]
+    if found["judged_but_missing"]:
+        number = f"{found['judged_but_missing']:,}"
+        parts.append(
+            Text(f"{number} relevant documents are not in the corpus: no search can find them.", style="yellow")
+        )
+    return Group(*parts)
+
+
 def settings(values: Mapping[str, Mapping[str, Any]]) -> Table:
     """Every setting, its value in force and where that came from."""
     table = _table("Setting", "Value", "From")

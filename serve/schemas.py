@@ -169,6 +169,65 @@ class JobsView(BaseModel):
     next: str | None = Field(description="Pass it as `after` for the following page; null at the end.")
 
 
+class NameView(BaseModel):
+    """A name that documents mention."""
+
+    entity_id: int
+    name: str = Field(description="As it was first written.")
+    label: str = Field(description="Its type, in the scheme of the spaCy pipeline.", examples=["PERSON"])
+    mentions: int
+    documents: int = Field(description="How many mention it.")
+
+
+class EntitiesView(BaseModel):
+    """A page of names."""
+
+    items: list[NameView]
+    next: str | None = Field(description="Pass it as `after` for the following page; null at the end.")
+
+
+class EntityDetailView(NameView):
+    """A name with its spellings."""
+
+    spellings: list[str] = Field(description="As it is written, the most frequent first.")
+
+
+class MentionView(BaseModel):
+    """A place where a name is mentioned."""
+
+    document_id: str
+    title: str
+    collection: str
+    page: int
+    start: int = Field(description="Offset into the text of the page, characters.")
+    end: int
+    text: str
+    boxes: list[tuple[float, float, float, float]]
+
+
+class MentionsView(BaseModel):
+    """A page of mentions."""
+
+    items: list[MentionView]
+    next: str | None = Field(description="Pass it as `after` for the following page; null at the end.")
+
+
+class RelatedNameView(BaseModel):
+    """A name that stands beside another."""
+
+    entity_id: int
+    name: str
+    label: str
+    pages: int = Field(description="Pages that mention both.")
+
+
+class RelatedView(BaseModel):
+    """A page of names that stand beside one."""
+
+    items: list[RelatedNameView]
+    next: str | None = Field(description="Pass it as `after` for the following page; null at the end.")
+
+
 class NamesView(BaseModel):
     """A list of names."""
 

@@ -10,8 +10,10 @@ from typing import Any, Final
 from actors.errors import ReadingFailed
 from actors.messages import Mention
 
-LABELS: Final = frozenset(("PERSON", "NORP", "FAC", "ORG", "GPE", "LOC", "PRODUCT", "EVENT", "WORK_OF_ART", "LAW"))
-"""Kinds of names; dates, times, amounts and ordinals are left out."""
+NO_NAMES: Final = frozenset(
+    ("DATE", "TIME", "PERCENT", "MONEY", "QUANTITY", "ORDINAL", "CARDINAL", "LANGUAGE", "NUM", "EXT")
+)
+"""Types that are left out, in the schemes of spaCy's pipelines. What else a pipeline finds, it has a name for."""
 
 BATCH: Final = 32  # texts
 MAX_TEXT_CHARS: Final = 100_000  # memory of the model grows with the text: about 1 GB for each 100,000 words
@@ -19,6 +21,9 @@ MAX_NAME_CHARS: Final = 120  # beyond these two the model has run across the cel
 MAX_NAME_LINES: Final = 2
 
 _LINE_BREAK: Final = re.compile(r"(?<!\n)\n(?!\n)")
+# Part of the name to those who annotated what the model was trained on, and not to most others.
+_ARTICLE: Final = re.compile(r"the\s+(?=\S)", re.IGNORECASE)
+_POSSESSIVE: Final = re.compile("\\s*['\u2019\u00b4]s?$")
 _EDGES: Final = ' \t\n,;:()[]{}"“”‘«»*•|–—-'
 
 
@@ -72,7 +77,7 @@ def find_mentions(texts: Sequence[str], model: str) -> list[tuple[Mention, ...]]
     with nlp.memory_zone():
         for parsed, (index, offset) in nlp.pipe(lines, as_tuples=True, batch_size=BATCH):
             for entity in parsed.ents:
-                if entity.label_ in LABELS:
+                if entity.label_ not in NO_NAMES:
                     found[index].extend(_mention(texts[index], offset + entity.start_char, entity.text, entity.label_))
     return [tuple(mentions) for mentions in found]
 
@@ -83,6 +88,12 @@ def _mention(text: str, start: int, name: str, label: str) -> Iterator[Mention]:
     name = name.partition("\n\n")[0]
     start += len(name) - len(name.lstrip(_EDGES))
     name = name.strip(_EDGES)
+    article, possessive = _ARTICLE.match(name), _POSSESSIVE.search(name)
+    if possessive and possessive.start():
+        name = name[: possessive.start()]
+    if article:
+        start += article.end()
+        name = name[article.end() :]
     if "." not in name.removesuffix("."):
         # The stop of a sentence, not of an abbreviation like "U.S.".
         name = name.removesuffix(".")

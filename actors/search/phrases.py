@@ -1,12 +1,17 @@
-"""Phrases: finds known names in a question, all of them in one pass.
+"""Phrases: finds known names in a question, however many there are.
 
-An Aho-Corasick automaton over every name of the corpus and every name-like value of the SQL sources reads a question
-once, however many names there are. It is immutable: a new one is built beside the old and swapped in. What the
-automaton cannot know is when a word is a name at all; the rules for that are these, and deliberately few:
+The names of the corpus and the name-like values of the SQL sources, as a dictionary by their words: every run of words
+of a question that begins as some name does is looked up. It takes the place of an Aho-Corasick automaton, which reads
+letter by letter and must be built anew, under the interpreter's lock, for every change; `docs/entities.md` has the
+figures of both. What a dictionary cannot know is when a word is a name at all; the rules for that are these, and
+deliberately few:
 
-- Case is ignored, and so are the kinds of dash, apostrophe and space, a leading "the" and a possessive 's.
-- A match starts and ends at word boundaries. Of overlapping matches the longest wins.
-- A name needs a letter, `min_chars` characters, and a word that is no function word or question verb ("who", "name").
+- Case and punctuation are ignored, and so are a leading "the", a possessive 's, the legal form of a company and the
+  title of a person (`actors/search/names.py`).
+- A person is found by initials or without a middle name where no other person may be meant.
+- Of overlapping matches the longest wins.
+- A name needs a letter, `min_chars` characters, and a word that is no function word or question verb ("who", "name"),
+  unless it is written in capitals both where it comes from and in the question ("WHO", "U.S.").
 - A single word of letters only is a name where somebody wrote it as one: with a capital in the question, or, in a
   question that has no capitals at all, with a capital where the name comes from. So the moon Io is found in "What is
   Io?" and "what is io?", while a column of values such as "moon" does not claim the word in "Which moon is icy?".
@@ -14,22 +19,18 @@ automaton cannot know is when a word is a name at all; the rules for that are th
 
 from __future__ import annotations
 
-import itertools
-import re
-import unicodedata
-from collections.abc import Iterable
-from typing import Any, Final
-
-import ahocorasick
+import sys
+from collections.abc import Iterator
+from typing import Final
 
 from actors.messages import EntityName, Link, LinkedEntity, SourceValue
+from actors.search.names import WORD, fold, spellings
 
 VALUE_LABEL: Final = "VALUE"
 """Label of a name that only an SQL source knows."""
 
-SHARD_NAMES: Final = 10_000
-"""Names an automaton holds at most. Finishing and freeing one each hold the interpreter lock, 1 ms per 1,000 names, in
-which nothing else in the process runs; so there are several small ones instead of one large."""
+MAX_WORDS: Final = 12
+"""Words of the longest name that is looked for."""
 
 _FUNCTION_WORDS = """
     a about above according across after again against all almost along already also although always am among an and
@@ -52,139 +53,172 @@ _OPENINGS = """
 NOT_NAMES: Final = frozenset(_FUNCTION_WORDS.split() + _OPENINGS.split())
 """Words that are no names, capitalised or not."""
 
-_IRREGULAR = re.compile(r"\s{2,}|[^\S ]")
-_CLUSTER = re.compile(r"\s+|[^\s][\u0300-\u036f\u1ab0-\u1aff\u20d0-\u20ff]*")
-_APOSTROPHES = "\u2018\u2019\u02bc\uff07"
-_DASHES = "\u2010\u2011\u2012\u2013\u2014\u2212"
-_SAME = str.maketrans(dict.fromkeys(_APOSTROPHES, "'") | dict.fromkeys(_DASHES, "-"))
-_EDGES = " \t\n.,:;!?\"'()[]{}<>*“”«»-"
+# Who claims a key. The claim of an entity is its id with its label and marks, packed: an object for each of a million
+# names would take four times the memory.
+Claim = int | Link
+_GUESS: Final = 1  # the entity may be meant, if nobody else is
+_PROPER: Final = 2  # somebody wrote it with a capital, or in a script that has none
+_CAPITALS: Final = 4  # it is written in capitals only
+_LABEL_SHIFT: Final = 3
+_ID_SHIFT: Final = 11
+_LABELS: Final = 1 << (_ID_SHIFT - _LABEL_SHIFT)
 
-
-def fold(text: str) -> tuple[str, list[tuple[int, int]] | None]:
-    """A text as it is compared, and the span that each of its characters comes from; None if each is in its own place.
-
-    Case is folded, Unicode composed, runs of white space become one space, dashes and apostrophes one kind each.
-    """
-    regular = not _IRREGULAR.search(text)
-    if regular and text.isascii():
-        return text.lower(), None
-    if regular and unicodedata.is_normalized("NFC", text):
-        folded = text.casefold().translate(_SAME)
-        # Folding never drops a character, so equal lengths mean that each one stayed in its place.
-        if len(folded) == len(text):
-            return folded, None
-    out: list[str] = []
-    spans: list[tuple[int, int]] = []
-    for cluster in _CLUSTER.finditer(text):
-        written = cluster.group()
-        piece = " " if written.isspace() else unicodedata.normalize("NFC", written).casefold().translate(_SAME)
-        out.append(piece)
-        spans += [cluster.span()] * len(piece)
-    return "".join(out), spans
-
-
-def phrase(name: str) -> str:
-    """A name as the automaton holds it; empty if nothing is left of it."""
-    key = fold(name)[0].strip(_EDGES).removeprefix("the ").removesuffix("'s")
-    return key.strip(_EDGES)
-
-
-class _Known:
-    """What is known of one phrase.
-
-    Attributes:
-        size: length of the phrase.
-        word: it is a single word of letters only, so that capitals decide.
-        proper: somebody wrote it with a capital (or in a script that has none).
-    """
-
-    __slots__ = ("label", "links", "proper", "size", "word")
-
-    def __init__(self, key: str, label: str) -> None:
-        self.size = len(key)
-        self.word = key.isalpha()
-        self.proper = False
-        self.label = label
-        self.links: tuple[Link, ...] = ()
+_Hit = tuple[int, int, tuple[Claim, ...]]
 
 
 class Phrases:
-    """The names to look for. Building takes about 0.6 s per 100,000 names, and belongs in a thread.
+    """The names to look for. A question may be looked at in one thread while names are put in by another.
 
     Args:
-        names: of the corpus, by ascending id: a name known under several labels goes by its first.
-        values: of the SQL sources.
         min_chars: shorter names are ignored.
     """
 
-    def __init__(self, names: Iterable[EntityName], values: Iterable[SourceValue], *, min_chars: int) -> None:
-        self._automata: list[Any] = []
-        known: dict[str, _Known] = {}
-        for name in names:
-            _put(known, name.name, name.label, Link("entity", name.entity_id), min_chars)
-        for value in values:
-            link = Link("value", None, value.source, value.table, value.column, value.value)
-            _put(known, value.value, VALUE_LABEL, link, min_chars)
-        self._size = len(known)
-        entries = iter(known.items())
-        while shard := list(itertools.islice(entries, SHARD_NAMES)):
-            automaton = ahocorasick.Automaton()
-            for key, entry in shard:
-                automaton.add_word(key, entry)
-            automaton.make_automaton()
-            self._automata.append(automaton)
-
-    def __del__(self) -> None:
-        # One by one, so that other threads get their turn in between.
-        while self._automata:
-            self._automata.pop()
+    def __init__(self, *, min_chars: int) -> None:
+        self._min_chars = min_chars
+        # A single claim stands there as it is: nearly every key has only one.
+        self._known: dict[str, Claim | tuple[Claim, ...]] = {}
+        # By first word, the number of words of the longest key. What is taken out may leave a mark here: it costs time.
+        self._longest: dict[str, int] = {}
+        self._labels: list[str] = []
 
     def __len__(self) -> int:
-        """Number of distinct names."""
-        return self._size
+        """Number of keys that questions are compared with, more than one for some names."""
+        return len(self._known)
+
+    def add(self, name: EntityName) -> None:
+        """Look for a name of the corpus from now on. Not for one that is there already."""
+        for key, claim in self._claims(name):
+            self._put(key, (*self._claims_of(key), claim))
+
+    def discard(self, name: EntityName) -> None:
+        """No longer look for a name that was added."""
+        for key, claim in self._claims(name):
+            self._put(key, tuple(other for other in self._claims_of(key) if other != claim))
+
+    def add_value(self, value: SourceValue) -> None:
+        """Look for a value of an SQL source from now on. Not for one that is there already."""
+        link = _link(value)
+        for key in self._value_keys(value):
+            self._put(key, (*self._claims_of(key), link))
+
+    def discard_value(self, value: SourceValue) -> None:
+        """No longer look for a value that was added."""
+        link = _link(value)
+        for key in self._value_keys(value):
+            self._put(key, tuple(other for other in self._claims_of(key) if other != link))
 
     def find(self, text: str) -> tuple[LinkedEntity, ...]:
         """The names in a text, in order, none overlapping another. See the module's docstring for what counts."""
-        folded, spans = fold(text)
-        hits: list[tuple[int, int, _Known]] = []
-        for automaton in self._automata:
-            for last, known in automaton.iter(folded):
-                end = last + 1
-                start = end - known.size
-                if not _inside_word(folded, start) and not _inside_word(folded, end):
-                    hits.append((start, end, known))
-        found: list[LinkedEntity] = []
-        for start, end, known in _longest(hits):
-            first, past = (start, end) if spans is None else (spans[start][0], spans[end - 1][1])
-            written = text[first:past]
-            # Whether the whole question is without capitals matters only for a word without one.
-            if known.word and written.islower() and not (known.proper and text.islower()):
+        words = [(found.start(), found.end(), found.group()) for found in WORD.finditer(text)]
+        if text.isascii():
+            # Lowered in one go, because a call for each word takes a third of the time; only dots and & need a look.
+            lowered = text.lower()
+            words = [(start, end, lowered[start:end] if word.isalnum() else fold(word)) for start, end, word in words]
+        else:
+            words = [(start, end, fold(word)) for start, end, word in words]
+        hits: list[_Hit] = []
+        for first, (start, _, head) in enumerate(words):
+            longest = self._longest.get(head)
+            if longest is None:
                 continue
-            found.append(LinkedEntity(written, known.label, first, past, known.links))
-        return tuple(found)
+            key = ""
+            for _, end, word in words[first : first + longest]:
+                key = f"{key} {word}" if key else word
+                if key in self._known:
+                    claims = _meant(self._claims_of(key), key, text[start:end], text)
+                    if claims:
+                        hits.append((start, end, claims))
+        return tuple(self._linked(text, hit) for hit in _outermost(hits))
+
+    def _linked(self, text: str, hit: _Hit) -> LinkedEntity:
+        start, end, claims = hit
+        first = claims[0]
+        label = VALUE_LABEL if isinstance(first, Link) else self._labels[(first >> _LABEL_SHIFT) % _LABELS]
+        links = tuple(c if isinstance(c, Link) else Link("entity", c >> _ID_SHIFT) for c in claims)
+        return LinkedEntity(text[start:end], label, start, end, links)
+
+    def _claims(self, name: EntityName) -> Iterator[tuple[str, int]]:
+        sure, maybe = spellings(name.name, name.label)
+        marks = _marks(name.name)
+        claim = name.entity_id << _ID_SHIFT | self._number(name.label) << _LABEL_SHIFT | marks
+        for keys, guess in ((sure, 0), (maybe, _GUESS)):
+            for key in keys:
+                if self._is_name(key, marks):
+                    yield key, claim | guess
+
+    def _value_keys(self, value: SourceValue) -> Iterator[str]:
+        marks = _marks(value.value)
+        return (key for key in spellings(value.value, VALUE_LABEL)[0] if self._is_name(key, marks))
+
+    def _is_name(self, key: str, marks: int) -> bool:
+        words = key.split(" ")
+        return (
+            len(key) >= self._min_chars
+            and len(words) <= MAX_WORDS
+            and any(map(str.isalpha, key))
+            and (not NOT_NAMES.issuperset(words) or (len(words) == 1 and bool(marks & _CAPITALS)))
+        )
+
+    def _number(self, label: str) -> int:
+        if label not in self._labels:
+            # More labels than there is room for are no scheme of types: those beyond share the last number.
+            if len(self._labels) == _LABELS:
+                return _LABELS - 1
+            self._labels.append(label)
+        return self._labels.index(label)
+
+    def _claims_of(self, key: str) -> tuple[Claim, ...]:
+        known = self._known.get(key, ())
+        return known if isinstance(known, tuple) else (known,)
+
+    def _put(self, key: str, claims: tuple[Claim, ...]) -> None:
+        if not claims:
+            self._known.pop(key, None)
+            return
+        # Before the key itself, so that a question that is looked at meanwhile finds it or does not, but never half.
+        head = key.partition(" ")[0]
+        self._longest[head] = max(self._longest.get(head, 0), 1 + key.count(" "))
+        self._known[key] = claims[0] if len(claims) == 1 else tuple(sorted(claims, key=_order))
 
 
-def _put(known: dict[str, _Known], name: str, label: str, link: Link, min_chars: int) -> None:
-    key = phrase(name)
-    if len(key) < min_chars or not any(map(str.isalpha, key)) or NOT_NAMES.issuperset(key.split()):
-        return
-    entry = known.get(key)
-    if entry is None:
-        entry = known[key] = _Known(key, label)
-    entry.proper = entry.proper or not name.islower()
-    entry.links += (link,)
+def _link(value: SourceValue) -> Link:
+    return Link("value", None, value.source, value.table, value.column, value.value)
 
 
-def _inside_word(text: str, at: int) -> bool:
-    """Whether the position lies between two characters of one word."""
-    return 0 < at < len(text) and text[at - 1].isalnum() and text[at].isalnum()
+def _marks(name: str) -> int:
+    return (0 if name.islower() else _PROPER) | (_CAPITALS if name.isupper() else 0)
 
 
-def _longest(hits: list[tuple[int, int, _Known]]) -> list[tuple[int, int, _Known]]:
+def _marks_of(claim: Claim) -> int:
+    return claim if isinstance(claim, int) else _marks(claim.value or "")
+
+
+def _order(claim: Claim) -> int:
+    """Entities by id, so that a name known under several labels goes by its first; then values as they came."""
+    return claim if isinstance(claim, int) else sys.maxsize
+
+
+def _meant(claims: tuple[Claim, ...], key: str, written: str, text: str) -> tuple[Claim, ...]:
+    """Those of the claims that hold for a key as it is written in a question."""
+    if key.isalpha():
+        if key in NOT_NAMES:
+            capital = "." in written or (written.isupper() and not text.isupper())
+            claims = tuple(claim for claim in claims if capital and _marks_of(claim) & _CAPITALS)
+        # Whether the whole question is without capitals matters only for a word without one.
+        elif written.islower() and not (text.islower() and any(_marks_of(claim) & _PROPER for claim in claims)):
+            return ()
+    if len(claims) > 1:
+        guesses = sum(isinstance(claim, int) and claim & _GUESS for claim in claims)
+        if guesses > 1:
+            return tuple(claim for claim in claims if isinstance(claim, Link) or not claim & _GUESS)
+    return claims
+
+
+def _outermost(hits: list[_Hit]) -> list[_Hit]:
     """Of overlapping hits the longest, then the first; in order of their place."""
     if len(hits) < 2:
         return hits
-    kept: list[tuple[int, int, _Known]] = []
+    kept: list[_Hit] = []
     taken = bytearray(max(end for _, end, _ in hits))
     for hit in sorted(hits, key=lambda hit: (hit[0] - hit[1], hit[0])):
         start, end, _ = hit

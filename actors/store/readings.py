@@ -30,17 +30,8 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from actors.errors import UnknownPage
-from actors.messages import (
-    VECTOR,
-    Chunk,
-    Embeddings,
-    EntityName,
-    OcrRecord,
-    Page,
-    PageReading,
-    PublishedDocument,
-    Words,
-)
+from actors.messages import VECTOR, Chunk, Embeddings, Mention, OcrRecord, Page, PageReading, PublishedDocument, Words
+from actors.search.names import normal
 from actors.store.dialect import MAX_PARAMETERS, insert_missing, insert_new
 from actors.store.rows import AnyRow, storable
 from actors.store.tables import chunks, documents, entities, mentions, pages, superseded, vectors
@@ -74,16 +65,12 @@ class Packed:
     names: dict[tuple[str, str], str]
 
 
-def normalise(name: str) -> str:
-    """What makes two spellings one entity: case and the amount of white space do not count."""
-    return " ".join(name.split()).casefold()[:200]
-
-
 def pack(readings: Sequence[PageReading]) -> Packed:
     """Turn readings into rows. Takes CPU time: call it in a thread."""
     packed = Packed([], [], [], [], {})
     for reading in readings:
         page = reading.page
+        found = [row for row in map(_mention_row, reading.mentions) if row["normal"]]
         packed.pages.append(
             {
                 "number": page.number,
@@ -95,7 +82,7 @@ def pack(readings: Sequence[PageReading]) -> Packed:
                 "error": None if page.error is None else storable(page.error)[:MAX_NOTE_CHARS],
                 "label": storable(page.label)[:50],
                 "chunks": len(reading.chunks),
-                "mentions": sum(bool(normalise(mention.text)) for mention in reading.mentions),
+                "mentions": len(found),
             }
         )
         packed.chunks.extend(
@@ -113,23 +100,22 @@ def pack(readings: Sequence[PageReading]) -> Packed:
         )
         if reading.embeddings is not None and reading.chunks:
             packed.vectors.append({"page": page.number, **asdict(reading.embeddings)})
-        for mention in reading.mentions:
-            text = storable(mention.text)
-            normal, label = normalise(text), mention.label[:20]
-            if not normal:
-                continue
-            packed.names.setdefault((normal, label), " ".join(text.split())[:200])
-            packed.mentions.append(
-                {
-                    "page": mention.page,
-                    "start": mention.start,
-                    "end": mention.end,
-                    "text": text[:500],
-                    "normal": normal,
-                    "label": label,
-                }
-            )
+        packed.mentions.extend(found)
+        for row in found:
+            packed.names.setdefault((row["normal"], row["label"]), " ".join(row["text"].split())[:200])
     return packed
+
+
+def _mention_row(mention: Mention) -> dict[str, Any]:
+    text, label = storable(mention.text), mention.label[:20]
+    return {
+        "page": mention.page,
+        "start": mention.start,
+        "end": mention.end,
+        "text": text[:500],
+        "normal": normal(text, label),
+        "label": label,
+    }
 
 
 async def add(connection: AsyncConnection, sha256: str, pipeline: int, packed: Packed) -> None:
@@ -349,24 +335,6 @@ async def sizes(connection: AsyncConnection, after: str, limit: int) -> list[tup
     return [(document_id, number) for document_id, number in rows]
 
 
-async def entity_names(connection: AsyncConnection, after: int, limit: int) -> list[EntityName]:
-    """Up to `limit` names past the id `after` that are mentioned in at least one published document."""
-    mentioned = (
-        select(literal(1))
-        .select_from(mentions)
-        .join(documents, and_(documents.c.sha256 == mentions.c.sha256, documents.c.pipeline == mentions.c.pipeline))
-        .where(mentions.c.entity_id == entities.c.id)
-        .exists()
-    )
-    rows = await connection.execute(
-        select(entities.c.id, entities.c.name, entities.c.label)
-        .where(entities.c.id > after, mentioned)
-        .order_by(entities.c.id)
-        .limit(limit)
-    )
-    return [EntityName(*row) for row in rows]
-
-
 @dataclass(frozen=True, slots=True)
 class RemovedRows:
     """How many rows of a file's readings were removed, and of entities that nothing mentions any more."""
@@ -375,18 +343,6 @@ class RemovedRows:
     chunks: int = 0
     mentions: int = 0
     entities: int = 0
-
-
-async def entities_of(connection: AsyncConnection, document_id: str) -> list[int]:
-    """Ids of the entities that a document mentions, in order."""
-    rows = await connection.execute(
-        select(mentions.c.entity_id)
-        .distinct()
-        .join(documents, and_(documents.c.sha256 == mentions.c.sha256, documents.c.pipeline == mentions.c.pipeline))
-        .where(documents.c.id == document_id)
-        .order_by(mentions.c.entity_id)
-    )
-    return list(rows.scalars())
 
 
 async def remove(connection: AsyncConnection, sha256: str) -> RemovedRows:
@@ -452,7 +408,7 @@ async def _entity_ids(connection: AsyncConnection, names: dict[tuple[str, str], 
     known: dict[tuple[str, str], int] = {}
 
     async def look_up(wanted: Iterable[tuple[str, str]]) -> None:
-        for normals in _batches(sorted({normal for normal, _ in wanted})):
+        for normals in _batches(sorted({form for form, _ in wanted})):
             # Held, so that nobody removes what is about to be mentioned: see `remove_unmentioned`. With a column that
             # is in no index, because MySQL would hold only the entry of one that has all columns asked for.
             rows = await connection.execute(

@@ -66,7 +66,7 @@ documents = Table(
     Column("pipeline", Integer),  # version of the published reading; NULL until published
     Column("created_at", Double, nullable=False),
     UniqueConstraint("collection", "sha256"),
-    Index(None, "sha256"),
+    Index(None, "sha256", "pipeline"),  # those of a reading; SQLite would look for them by the pipeline alone
     Index(None, "pipeline"),
 )
 
@@ -186,7 +186,7 @@ entities = Table(
     metadata,
     Column("id", Id, primary_key=True, autoincrement=True),
     Column("name", String(200), nullable=False),  # as first written
-    Column("normal", String(200), nullable=False),  # case-folded, spaces collapsed
+    Column("normal", String(200), nullable=False),  # what makes two spellings one; see `actors/search/names.py`
     Column("label", String(20), nullable=False),
     UniqueConstraint("normal", "label"),
 )

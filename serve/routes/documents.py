@@ -16,11 +16,12 @@ from actors.errors import FileGone, GatherumError, InvalidInput, UnknownPage
 from actors.messages import Accepted, Box, Upload
 from actors.store.blobs import Incoming
 from actors.store.documents import check_name
+from actors.store.entities import Wanted
 from actors.store.queue import priority_of
 from serve.deletion import delete_documents
 from serve.problems import documented
 from serve.receive import BODY, MB, Fetching, Files, light_deadline, receive
-from serve.schemas import AcceptedView, DocumentsView, DocumentView, RemovedView
+from serve.schemas import AcceptedView, DocumentsView, DocumentView, EntitiesView, RemovedView
 from serve.services import Use, call_deadline, wake_ingest
 
 UPLOAD_PATH = "/v1/documents"
@@ -99,6 +100,20 @@ async def list_documents(
 async def get_document(document_id: str, services: Use) -> DocumentView:
     """Show a document."""
     return DocumentView(**asdict(await services.roles.database.document(document_id, deadline=call_deadline())))
+
+
+@router.get("/{document_id}/entities", responses=documented(404, 422, 503))
+async def list_document_entities(
+    document_id: str,
+    services: Use,
+    label: Annotated[str | None, Query(max_length=20, description="Of this type only, such as `PERSON`.")] = None,
+    after: Annotated[str | None, Query(max_length=2000)] = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> EntitiesView:
+    """The names that a document mentions; counts are of this document."""
+    wanted = Wanted(label=label, document_id=document_id)
+    found, following = await services.roles.database.entities(wanted, after, limit, deadline=call_deadline())
+    return EntitiesView.model_validate({"items": [asdict(item) for item in found], "next": following})
 
 
 @router.get(

@@ -106,3 +106,18 @@ def test_metadata_is_kept_with_the_document(system: System, client: httpx.Client
     document = client.get(f"/v1/documents/{answer.json()['document_id']}").json()
     assert document["metadata"] == {"year": 1997, "tags": ["a", "b"]}
     assert (document["filename"], document["title"]) == ("notes.pdf", "notes")
+
+
+def test_a_name_leads_to_the_places_where_it_stands(system: System, client: httpx.Client) -> None:
+    content = pdf("Maria Mitchell lived on Nantucket. In 1847 Maria Mitchell found a comet.", FILLER, title="Comets")
+    document_id = system.add(content, collection="named")
+    params = {"q": "mitch", "collection": "named"}
+    [found] = client.get("/v1/entities", params=params).raise_for_status().json()["items"]
+    assert (found["name"], found["label"], found["mentions"]) == ("Maria Mitchell", "PERSON", 2)
+    mentions = client.get(f"/v1/entities/{found['entity_id']}/mentions").raise_for_status().json()["items"]
+    assert [(mention["document_id"], mention["page"]) for mention in mentions] == [(document_id, 1)] * 2
+    assert [words_in(content, 1, mention["boxes"]) for mention in mentions] == ["Maria Mitchell"] * 2
+    related = client.get(f"/v1/entities/{found['entity_id']}/related").raise_for_status().json()["items"]
+    assert "Nantucket" in {one["name"] for one in related}
+    client.delete(f"/v1/documents/{document_id}").raise_for_status()
+    assert client.get(f"/v1/entities/{found['entity_id']}").status_code == 404

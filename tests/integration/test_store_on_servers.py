@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from servers import Kind, Server
 from stores import emptied_database, open_database, soon
+from unit import test_entity_rows as entities_on_sqlite
 from unit import test_store as on_sqlite
 from unit import test_vectors as vectors_on_sqlite
 
@@ -24,15 +25,16 @@ ONLY_SQLITE = {
 
 TESTS = {
     name: test
-    for module in (on_sqlite, vectors_on_sqlite)
+    for module in (on_sqlite, entities_on_sqlite, vectors_on_sqlite)
     for name, test in vars(module).items()
     if name.startswith("test_")
     and name not in ONLY_SQLITE
-    and {"database", "store_url"} & set(test.__code__.co_varnames[: test.__code__.co_argcount])
+    and {"database", "library", "store_url"} & set(test.__code__.co_varnames[: test.__code__.co_argcount])
 }
 globals().update(TESTS)
 
 fake_sources = on_sqlite.fake_sources
+library = entities_on_sqlite.library
 
 
 @pytest.fixture(params=["postgresql", "mysql"])

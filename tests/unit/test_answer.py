@@ -100,14 +100,38 @@ def test_the_title_tells_what_a_pronoun_means() -> None:
 
 def test_names_count_more_than_other_words() -> None:
     two = [passage("The orbit is narrow."), passage("Rhea is small.", document_id="d2")]
-    [first, _] = choose("orbit Rhea", two, (), (LinkedEntity("Rhea", "LOC", 6, 10),), limit=2)
+    [first, *_] = choose("orbit Rhea", two, (), (LinkedEntity("Rhea", "LOC", 6, 10),), limit=2)
     assert first.text == "Rhea is small."
-    assert texts("orbit Rhea", *two)[0] == "The orbit is narrow."
+    assert texts("orbit rhea", *two)[0] == "The orbit is narrow."
 
 
 def test_a_figure_is_preferred_where_one_is_asked_for() -> None:
     both = passage("The radius of Rhea is small. The radius of Rhea is 764 km.")
     assert texts("What is the radius of Rhea?", both)[0] == "The radius of Rhea is 764 km."
+
+
+def test_what_is_said_of_others_is_no_answer() -> None:
+    moons = passage(
+        "Titan was discovered in 1655. Rhea was discovered in 1672. Rhea goes round Saturn in 4.5 days.", ""
+    )
+    assert texts("When was Rhea discovered?", moons) == ["Rhea was discovered in 1672."]
+    assert texts("When was Vulcan discovered?", moons) == []
+    # Saturn is named too, but of the two Mimas is the one that tells.
+    assert texts("In how many days does Mimas go round Saturn?", moons) == []
+    # Somebody who writes no capitals is not held to them.
+    assert texts("when was vulcan discovered in 1655?", moons)
+
+
+def test_beside_a_sentence_that_has_what_is_asked_for_one_that_has_not_is_noise() -> None:
+    both = passage("The radius of Rhea is 764 km. The radius of Rhea is larger than the radius of Dione.")
+    assert texts("What is the radius of Rhea?", both) == ["The radius of Rhea is 764 km."]
+    # Even one that has more words of the question, in a better passage.
+    near = passage("Mimas is a moon of Saturn, and quite near.", "Mimas")
+    orbit = passage("It goes round Saturn at a distance of 185,520 kilometres.", "Mimas", document_id="d2")
+    assert texts("How far is Mimas from Saturn?", near, orbit) == [orbit.text]
+    # Where nothing has it, what there is is quoted.
+    neither = passage("The radius of Rhea is larger than the radius of Dione.")
+    assert texts("What is the radius of Rhea?", neither)
 
 
 @pytest.mark.parametrize(

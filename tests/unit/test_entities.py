@@ -13,7 +13,7 @@ import pytest
 from actors import entities
 from actors.deadline import Deadline
 from actors.entities import Entities
-from actors.errors import DeadlineExceeded, GatherumError, InvalidInput, Overloaded, Unavailable
+from actors.errors import DeadlineExceeded, GatherumError, InvalidInput, Overloaded, ReadingFailed, Unavailable
 from actors.messages import Change, EntityName, LinkedEntity, Mention, Source, SourceValue
 from config.settings import EntitiesSettings
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from actors.database import Database
 
 MODEL = "actors.reading.mentions"
-SETTINGS = EntitiesSettings(replicas=1, model="model", min_name_chars=2, poll_s=10, refresh_s=300)
+SETTINGS = EntitiesSettings(replicas=1, model="model", min_name_chars=2, read_questions=0, poll_s=10, refresh_s=300)
 
 
 def soon() -> Deadline:
@@ -37,10 +37,18 @@ class Names:
         self.log: list[Change] = []
         self.outage: GatherumError | None = None
         self.reads = 0
+        self.of: dict[str, list[EntityName]] = {}
+        self.asked: list[list[str]] = []
         self._news = asyncio.Condition()
 
-    async def change(self, kind: Any) -> None:
-        self.log.append(Change(len(self.log) + 1, kind))
+    async def publish(self, document_id: str, *names: EntityName) -> None:
+        """A document appears, with the names that it brings."""
+        self.of[document_id] = list(names)
+        self.names = sorted({*self.names, *names}, key=lambda name: name.entity_id)
+        await self.change("publish", document_id)
+
+    async def change(self, kind: Any, document_id: str = "") -> None:
+        self.log.append(Change(len(self.log) + 1, kind, document_id))
         async with self._news:
             self._news.notify_all()
 
@@ -59,6 +67,13 @@ class Names:
         self._check()
         self.reads += 1
         return [name for name in self.names if name.entity_id > after][:limit]
+
+    async def names_of(self, document_ids: list[str], *, deadline: Deadline) -> tuple[list[EntityName], bool]:
+        self._check()
+        self.asked.append(document_ids)
+        published = [change.document_id for change in self.log if change.kind == "publish"]
+        found = [name for one in document_ids for name in self.of.get(one, [])]
+        return found, any(published.count(one) > 1 for one in document_ids)
 
     async def sources(self, *, deadline: Deadline) -> list[Source]:
         self._check()
@@ -140,14 +155,52 @@ async def test_reads_all_names_page_by_page(role: Entities, names: Names, monkey
     assert names.reads == 3
 
 
-async def test_a_published_document_brings_names_even_with_lower_ids(role: Entities, names: Names) -> None:
+async def test_a_published_document_brings_its_names_and_no_other_is_read(role: Entities, names: Names) -> None:
     names.names = [EntityName(6, "Titan", "LOC")]
     await role.start()
     assert await linked(role, "Titan or Io") == ["Titan"]
-    names.names.insert(0, EntityName(5, "Io", "LOC"))
-    await names.change("publish")
+    await names.publish("d", EntityName(5, "Io", "LOC"))
     await followed(role, 1)
     assert await linked(role, "Titan or Io") == ["Titan", "Io"]
+    assert names.asked == [["d"]]
+    assert names.reads == 1
+
+
+async def test_a_document_that_is_read_anew_loses_the_names_it_no_longer_has(role: Entities, names: Names) -> None:
+    await role.start()
+    await linked(role, "Titan")
+    await names.publish("d", EntityName(1, "Titan", "LOC"))
+    await followed(role, 1)
+    assert await linked(role, "Titan or Io") == ["Titan"]
+    names.names = []
+    await names.publish("d", EntityName(2, "Io", "LOC"))
+    await followed(role, 2)
+    assert await linked(role, "Titan or Io") == ["Io"]
+    assert await role.known([1, 2, 3], deadline=soon()) == 1
+    assert await role.contents(0, 10, deadline=soon()) == [2]
+
+
+async def test_of_many_documents_at_once_all_names_are_read_instead(
+    role: Entities, names: Names, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(entities, "DOCUMENTS", 1)
+    await role.start()
+    await linked(role, "Titan")
+    names.log.append(Change(1, "publish", "c"))
+    await names.publish("d", EntityName(1, "Titan", "LOC"))
+    await followed(role, 2)
+    assert await linked(role, "Titan") == ["Titan"]
+    assert names.asked == []
+
+
+async def test_an_entity_whose_name_was_corrected_goes_by_the_new_one(role: Entities, names: Names) -> None:
+    names.names = [EntityName(1, "Tltan", "LOC")]
+    await role.start()
+    assert await linked(role, "Tltan or Titan") == ["Tltan"]
+    names.names = [EntityName(1, "Titan", "LOC")]
+    await names.change("gap")
+    await followed(role, 1)
+    assert await linked(role, "Tltan or Titan") == ["Titan"]
 
 
 async def test_a_deleted_document_takes_its_names_along(role: Entities, names: Names) -> None:
@@ -215,8 +268,7 @@ async def test_an_outage_costs_freshness_but_no_answers(role: Entities, names: N
     await until(lambda: role._trouble)
     assert await linked(role, "Titan and Io") == ["Titan"]
     assert (await role.health(deadline=soon())).detail["trouble"] == {"names": "unavailable"}
-    names.names.append(EntityName(2, "Io", "LOC"))
-    await names.change("publish")
+    await names.publish("d", EntityName(2, "Io", "LOC"))
     await names.fail(None)
     await followed(role, 1)
     assert await linked(role, "Titan and Io") == ["Titan", "Io"]
@@ -328,3 +380,70 @@ async def test_a_spent_deadline_starts_nothing(role: Entities, model: Model) -> 
     with pytest.raises(DeadlineExceeded):
         await role.extract(["Titan"], deadline=replace(soon(), at=0.0))
     assert not model.threads
+
+
+READING = SETTINGS.model_copy(update={"read_questions": 2})
+
+
+@pytest.fixture
+async def reader(names: Names, model: Model) -> AsyncIterator[Entities]:
+    """A role that reads questions, with the model loaded."""
+    names.names = [EntityName(1, "Titan", "LOC")]
+    role = Entities(READING, cast("Database", names))
+    await role.start()
+    # The first question is not kept waiting for the model.
+    assert await linked(role, "is Titan or Rhea wet") == ["Titan"]
+    await until(lambda: role._model_ready)
+    yield role
+    model.free.set()
+    await role.stop()
+
+
+async def test_questions_are_read_for_names_that_nobody_knows(reader: Entities) -> None:
+    (found,) = await reader.link_many(["is Titan or Rhea wet"], deadline=soon())
+    assert [(entity.text, entity.label, bool(entity.links)) for entity in found] == [
+        ("Titan", "LOC", True),
+        ("Rhea", SETTINGS.model, False),
+    ]
+
+
+async def test_questions_are_not_read_while_there_is_something_else_to_do(reader: Entities, model: Model) -> None:
+    await linked(reader, "Rhea")
+    many = await reader.link_many(["Rhea"] * 3, deadline=soon())
+    assert many == [(), (), ()]
+    model.free.clear()
+    pages = asyncio.create_task(reader.extract(["page"], deadline=soon()))
+    await until(lambda: reader._extractions)
+    assert await linked(reader, "is Titan or Rhea wet") == ["Titan"]
+    model.free.set()
+    await pages
+
+
+async def test_a_question_does_not_wait_long_to_be_read(
+    reader: Entities, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(entities, "QUESTION_S", 0.01)
+    model.free.clear()
+    assert await linked(reader, "is Titan or Rhea wet") == ["Titan"]
+
+
+async def test_a_model_that_is_not_there_costs_no_answer(names: Names, monkeypatch: pytest.MonkeyPatch) -> None:
+    tries = []
+    module = ModuleType(MODEL)
+
+    def missing(texts: Sequence[str], model: str) -> list[tuple[Mention, ...]]:
+        tries.append(texts)
+        raise ReadingFailed("The model is not installed.")
+
+    module.find_mentions = missing  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, MODEL, module)
+    names.names = [EntityName(1, "Titan", "LOC")]
+    role = Entities(READING, cast("Database", names))
+    await role.start()
+    try:
+        for _ in range(3):
+            assert await linked(role, "Titan or Rhea") == ["Titan"]
+            await until(lambda: not role._extractions)
+        assert tries == [[]]
+    finally:
+        await role.stop()

@@ -63,6 +63,10 @@ def test_a_name_broken_over_a_line_is_one_name(rules: Any) -> None:
         ("A\nB\nC", [{"LOWER": "a"}, {"LOWER": "b"}, {"LOWER": "c"}], []),
         ("12 / 7", [{"ORTH": "12"}, {"ORTH": "/"}, {"ORTH": "7"}], []),
         ("X marks", "X", []),
+        ("of the U.N.'s own", [{"LOWER": "the"}, {"LOWER": "u.n."}, {"LOWER": "'s"}], ["U.N."]),
+        ("over The\nHague now", [{"LOWER": "the"}, {"LOWER": "hague"}], ["Hague"]),
+        ("about the", [{"LOWER": "the"}], ["the"]),
+        ("Theia met", "Theia", ["Theia"]),
     ],
 )
 def test_names_are_trimmed(rules: Any, text: str, pattern: Any, expected: list[str]) -> None:
@@ -70,6 +74,11 @@ def test_names_are_trimmed(rules: Any, text: str, pattern: Any, expected: list[s
         rules.nlp.tokenizer.add_special_case(pattern, [{"ORTH": pattern}])
     rules.add_patterns([{"label": "LOC", "pattern": pattern}])
     assert names(text) == [expected]
+
+
+def test_types_of_other_pipelines_are_names_too(rules: Any) -> None:
+    rules.add_patterns([{"label": "PER", "pattern": "Huygens"}, {"label": "NUM", "pattern": "1655"}])
+    assert names("Huygens 1655") == [["Huygens"]]
 
 
 def test_long_texts_are_read_in_parts(rules: Any, monkeypatch: pytest.MonkeyPatch) -> None:

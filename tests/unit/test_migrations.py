@@ -75,6 +75,25 @@ def test_what_was_read_before_headings_and_labels_is_kept(tmp_path: Path) -> Non
     connection.close()
 
 
+def test_spellings_of_before_become_one_name(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    upgrade(path, to="0004")
+    connection = sqlite3.connect(path)
+    old = [(1, "Acme", "acme", "ORG"), (2, "Acme, Inc.", "acme, inc.", "ORG"), (3, "U.S.", "u.s.", "GPE")]
+    connection.executemany("INSERT INTO entities (id, name, normal, label) VALUES (?, ?, ?, ?)", old)
+    connection.executemany(
+        'INSERT INTO mentions (sha256, pipeline, page, start, "end", text, entity_id) VALUES (0, 1, 1, 0, 1, ?, ?)',
+        [(name, number) for number, name, _, _ in old],
+    )
+    connection.commit()
+    upgrade(path)
+    names = connection.execute("SELECT id, name, normal, label FROM entities").fetchall()
+    assert names == [(1, "Acme", "acme", "ORG"), (3, "U.S.", "us", "GPE")]
+    mentions = connection.execute("SELECT text, entity_id FROM mentions").fetchall()
+    assert mentions == [("Acme", 1), ("Acme, Inc.", 1), ("U.S.", 3)]
+    connection.close()
+
+
 def test_upgrading_twice_changes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
     revision = upgrade(path)

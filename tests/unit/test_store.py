@@ -50,7 +50,6 @@ from actors.messages import (
 )
 from actors.store.blobs import Folder
 from actors.store.documents import check_name, ensure_collection, new_id, title_of
-from actors.store.readings import normalise
 from actors.store.rows import iso
 from actors.store.tables import chunks, documents, entities, jobs, mentions, pages, vectors
 
@@ -99,11 +98,6 @@ def test_ids_sort_by_age(one: float, other: float) -> None:
 )
 def test_titles(own: str, filename: str, title: str) -> None:
     assert title_of(Upload("0" * 64, 1, filename, "main", DocumentInfo(1, own))) == title
-
-
-def test_spellings_of_a_name() -> None:
-    assert normalise(" Christiaan\n HUYGENS ") == normalise("christiaan huygens")
-    assert normalise("Titan") != normalise("Titania")
 
 
 def test_times_are_utc() -> None:
@@ -313,7 +307,7 @@ async def test_published_documents_are_paged_without_a_gap(database: Database, t
 async def test_a_name_is_one_entity_however_it_is_written(database: Database, tmp_path: Path) -> None:
     pages = [
         page_reading(1, "Titan orbits Saturn.", names=["Titan", "Saturn"]),
-        page_reading(2, "TITAN and titan.", names=["TITAN", "titan"]),
+        page_reading(2, "TITAN and the Titan's.", names=["TITAN", "the Titan's"]),
     ]
     await publish(database, tmp_path, pages, b"one")
     await publish(database, tmp_path, [page_reading(1, "Titan again.", names=["Titan"])], b"two")
@@ -658,7 +652,7 @@ async def test_health_tells_how_the_store_is(database: Database, tmp_path: Path)
     health = await database.health(deadline=soon())
     assert (health.role, health.ready) == ("database", True)
     assert health.detail["dialect"] == "sqlite"
-    assert health.detail["revision"] == "0005"
+    assert health.detail["revision"] == "0006"
     assert health.detail["jobs"] == {"queued": 1}
     assert health.detail["round_trip_ms"] > 0
 
