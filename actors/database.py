@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import random
 import socket
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
@@ -78,8 +78,8 @@ FORGET_PAGES = 200
 FOLLOW_S = 1.0
 """How often a waiting follower looks for changes that another process has made, s."""
 
-FIRST_SWEEP_S = 60.0
-"""After the start, s: what a crash has left is no hurry, and those who wait for the store come first."""
+GONE_S = 1.0
+"""How often jobs whose worker has gone are looked for before those in the queue, s; after them at every claim."""
 
 
 class Database:
@@ -158,6 +158,7 @@ class Database:
         self._sources = Sources(sources, store_path=dialect.file_of(self._url))
         self._opened: Store | None = None
         self._revision = ""
+        self._look_for_gone = 0.0  # monotonic, s
         # Set, and replaced by a new one, whenever this process has committed a change.
         self._news = asyncio.Event()
 
@@ -175,7 +176,8 @@ class Database:
         self._revision = await asyncio.to_thread(_migrate, self._url, self._settings)
         # Building an engine loads modules and looks at paths.
         self._opened = await asyncio.to_thread(Store, self._url, self._settings)
-        self._sweeping = asyncio.create_task(self._sweep_now_and_then(), name="database-sweep")
+        sweep = sweeping.now_and_then(self._opened, self._blobs, self._blob_settings, self._stopping)
+        self._sweeping = asyncio.create_task(sweep, name="database-sweep")
         logs.get().info("database_ready", revision=self._revision)
 
     async def stop(self) -> None:
@@ -434,9 +436,15 @@ class Database:
         async def work(connection: AsyncConnection, now: float) -> Lease | None:
             nonlocal lease
             if lease is None or not await jobs.is_held(connection, lease, worker):
-                lease = await jobs.claim(connection, now, worker=worker, lease_s=lease_s, pipeline=PIPELINE)
+                lease = await jobs.claim(
+                    connection, now, worker=worker, lease_s=lease_s, pipeline=PIPELINE, gone_first=gone_first
+                )
             return lease
 
+        # A look at each claim would be one round trip of five, for what happens once in a while.
+        gone_first = time.monotonic() >= self._look_for_gone
+        if gone_first:
+            self._look_for_gone = time.monotonic() + GONE_S
         return await self._write(work, deadline, "claiming a job", repeatable=True)
 
     async def heartbeat(self, job_id: str, fence: int, lease_s: float, *, deadline: Deadline) -> None:
@@ -630,7 +638,8 @@ class Database:
             await announce(connection, now, document_ids=document_ids)
             return (await changes.draw(connection, now, Change(0, "gap"))).number
 
-        number = await self._write(work, deadline, "announcing documents")
+        # Run again, it announces them again, which nobody minds, and the second number is as good to wait for.
+        number = await self._write(work, deadline, "announcing documents", repeatable=True)
         self._tell()
         return number
 
@@ -677,24 +686,6 @@ class Database:
         return await self._sources.lookup_many(known, lookups, deadline)
 
     # -----------------------------------------------------------------------------------------------------------------
-
-    async def _sweep_now_and_then(self) -> None:
-        """Sweep for files that crashes have left behind, for ever."""
-        pause = min(FIRST_SWEEP_S, self._blob_settings.sweep_s)
-        while True:
-            with contextlib.suppress(TimeoutError):
-                # Spread, or the replicas would all go through the files at the same moments.
-                async with asyncio.timeout(pause * random.uniform(0.5, 1.0)):  # noqa: S311 -- no secret depends on it
-                    await self._stopping.wait()
-                    return
-            pause = self._blob_settings.sweep_s
-            try:
-                swept = await sweeping.sweep(self._store, self._blobs, grace_s=self._blob_settings.grace_s)
-            except Exception as error:  # noqa: BLE001 -- whatever it is, it may be over at the next sweep
-                logs.get().warning("sweep_broke_off", kind=type(error).__name__, error=str(error))
-            else:
-                if swept != sweeping.Swept():
-                    logs.get().info("swept", uploads=swept.uploads, files=swept.files, bytes=swept.bytes)
 
     @property
     def _store(self) -> Store:

@@ -5,12 +5,13 @@ The work is in `actors/store/`; here is decided which store is meant, and whethe
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL
 
-from actors.errors import Conflict, Unavailable
+from actors.errors import Conflict, InvalidInput, Unavailable
 from actors.node import Running
 from actors.store import backup, dialect, migrations, transfer
 from actors.store.blobs import open_blobs
@@ -31,13 +32,7 @@ def check(settings: Settings) -> None:
         Unavailable: it cannot be reached.
         GatherumError: the server refuses, or the database is of a newer version.
     """
-    url = _own(settings)
-    try:
-        migrations.current(url, settings.database)
-    except Unavailable as error:
-        raise Unavailable(
-            f"{error.detail} It is {_shown(url)}: does the server run, and is database.url right?"
-        ) from None
+    _look_at(_own(settings), settings, "database.url")
 
 
 def upgrade(settings: Settings) -> dict[str, Any]:
@@ -82,9 +77,11 @@ async def copy(settings: Settings, source: str, target: str, *, force: bool, tel
     Raises:
         Conflict: the system is up and uses one of them, or the target is not empty.
     """
-    from_url, to_url = dialect.parse_url(source), dialect.parse_url(target)
+    from_url, to_url = _parsed(source, "FROM"), _parsed(target, "TO")
     if _own(settings) in (from_url, to_url):
         _must_be_down(settings, "copy")
+    for url, name in ((from_url, "FROM"), (to_url, "TO")):
+        await asyncio.to_thread(_look_at, url, settings, name)
     if (place := dialect.file_of(to_url)) is not None:
         place.parent.mkdir(parents=True, exist_ok=True)
     account = await transfer.copy(from_url, to_url, settings.database, force=force, tell=tell)
@@ -95,6 +92,20 @@ def _own(settings: Settings) -> URL:
     return dialect.parse_url(settings.database_url)
 
 
+def _parsed(given: str, name: str) -> URL:
+    try:
+        return dialect.parse_url(given)
+    except InvalidInput as error:
+        raise InvalidInput(error.detail.replace("database.url", name)) from None
+
+
+def _look_at(url: URL, settings: Settings, name: str) -> None:
+    try:
+        migrations.current(url, settings.database)
+    except Unavailable as error:
+        raise Unavailable(f"{error.detail} It is {_shown(url)}: does the server run, and is {name} right?") from None
+
+
 def _must_be_down(settings: Settings, what: str) -> None:
     running = Running.load(settings.data_dir)
     if running is not None and running.alive:
@@ -102,7 +113,7 @@ def _must_be_down(settings: Settings, what: str) -> None:
 
 
 def _shown(url: URL) -> str:
-    return url.render_as_string(hide_password=True)
+    return url.set(drivername=url.get_backend_name()).render_as_string(hide_password=True)
 
 
 def _said(account: Account) -> dict[str, Any]:

@@ -184,21 +184,28 @@ WATCH_S = 1.0
 
 def jobs(board: Mapping[str, Any]) -> RenderableType:
     """What is being read and what waits, with a line on top that sums it up."""
-    table = _table("Job", "Document", "Collection", "State", "Pages", "Pages/s", "Left", "Attempt", "")
+    table = _table("Job", "Document", "Collection", "State", "Pages", "Pages/s", "Left", "Try")
+    for column in table.columns:
+        column.no_wrap = True  # the id too, to be copied
+    # A line a job: of names as much as there is room for.
+    for column in table.columns[1:3]:
+        column.no_wrap, column.header = False, Text(str(column.header), no_wrap=True, overflow="ellipsis")
     for job in board["items"]:
         speed, left = job["pages_per_s"], job["eta_s"]
         table.add_row(
             Text(job["job_id"]),
-            Text(job["filename"]),
-            Text(job["collection"]),
+            Text(job["filename"], no_wrap=True, overflow="ellipsis"),
+            Text(job["collection"], no_wrap=True, overflow="ellipsis"),
             Text(job["state"], style=JOB_COLOURS.get(job["state"], "")),
             Text(f"{job['pages_done']}/{job['pages_total']}"),
             Text("" if speed is None else f"{speed:.1f}"),
             Text("" if left is None or job["state"] not in ("reading", "publishing") else duration(left)),
             Text(str(job["attempt"] or "")),
-            Text(job["error"] or "", style="bright_black"),
         )
-    return Group(_in_all(board), Text(), table) if board["items"] else _in_all(board)
+    if not board["items"]:
+        return _in_all(board)
+    errors = [Text(f"{job['job_id']}: {job['error']}", style="bright_black") for job in board["items"] if job["error"]]
+    return Group(_in_all(board), Text(), table, *([Text(), *errors] if errors else []))
 
 
 def _in_all(board: Mapping[str, Any]) -> Text:

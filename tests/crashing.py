@@ -45,7 +45,7 @@ from actors.errors import DeadlineExceeded, Unavailable
 from actors.ingest import Ingest
 from actors.messages import Accepted, Change, Lease, Mention, PageRange, PageReading, Upload
 from actors.reading import chunking, pages
-from actors.store import blobs, dialect, jobs, lifecycle
+from actors.store import blobs, dialect, doctor, jobs, lifecycle
 from config import logs
 
 LEASE_S: Final = 0.5
@@ -517,6 +517,7 @@ class Found:
 
     contents: Contents
     events: list[Event]
+    findings: list[str]  # what `gatherum doctor` says of it
 
     def faults(self, expected: Contents, told: Sequence[Event]) -> list[str]:
         """What is wrong with it: nothing, if all is well.
@@ -529,6 +530,7 @@ class Found:
             *history.differences(expected, self.contents),
             *history.violations(self.events),
             *history.unkept(self.events, told),
+            *self.findings,
         ]
 
 
@@ -547,7 +549,18 @@ async def look(plan: Plan) -> Found:
     async with _opened(plan) as database:
         found = await database._store.read(history.contents)
         happened = await database._store.read(history.events)
-    return Found(found | {"files": history.files(plan.blobs.folder)}, happened)
+        findings = [line async for line in _examined(database)]
+    return Found(found | {"files": history.files(plan.blobs.folder)}, happened, findings)
+
+
+async def _examined(database: Database) -> AsyncIterator[str]:
+    for check in doctor.CHECKS:
+        after: str | None = ""
+        while after is not None:
+            step = await database.examine(check, after, deep=True, repair=False, deadline=soon())
+            for finding in step.findings:
+                yield f"doctor: {finding.check} {finding.subject}: {finding.what}"
+            after = step.next
 
 
 @contextlib.asynccontextmanager

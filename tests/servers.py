@@ -6,7 +6,9 @@ A server that runs on the machine already is neither used nor touched. What is m
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -20,6 +22,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 from urllib.parse import quote
 
+import psutil
 import pytest
 
 Kind = Literal["sqlite", "postgresql", "mysql"]
@@ -28,6 +31,15 @@ KINDS: tuple[Kind, ...] = ("sqlite", "postgresql", "mysql")
 USER = "gatherum"
 PASSWORD = "p@ss:w/ord%1"  # noqa: S105 -- of servers that live for one test run; with all that a URL has to escape
 START_S = 60.0
+
+PORTS = range(20_000, 29_000)
+"""Below those that systems give to clients: a server that is away for a moment would not get such a one back."""
+
+MYSQLD = os.environ.get("GATHERUM_MYSQLD", "")
+"""Path of a `mysqld` to test with in place of MariaDB; Debian has none."""
+
+LEFT_BEHIND = re.compile(r"gatherum-(?:postgresql|mysql)-(\d+)-\w+")
+"""Folders of servers; the number is that of the process they serve."""
 
 _SPAWNER = ThreadPoolExecutor(1)
 """Starts the servers: they die with the *thread* that started them, so it has to be one that stays."""
@@ -46,7 +58,7 @@ class Server:
     kind: ClassVar[Kind]
 
     def __init__(self) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix=f"gatherum-{self.kind}-"))
+        self.folder = Path(tempfile.mkdtemp(prefix=f"gatherum-{self.kind}-{os.getpid()}-"))
         self.port = _free_port()
         self.options: list[str] = []
         self._reused = ""
@@ -181,15 +193,24 @@ class MariaDB(Server):
         return None if found else "MariaDB (Debian: mariadb-server)"
 
     def administer(self, sql: str, database: str = "mysql") -> str:
-        return _run([_need("mariadb"), "--no-defaults", "-N", "-S", self._socket, "-u", "root", "-e", sql, database])
+        return _run([self._client(), "--no-defaults", "-N", "-S", self._socket, "-u", "root", "-e", sql, database])
 
     @property
     def _socket(self) -> str:
         return str(self.folder / "socket")
 
-    def _initialise(self) -> None:
+    def _client(self) -> str:
+        return _need("mariadb")
+
+    def _program(self) -> str:
+        return _need("mariadbd")
+
+    def _make_data(self) -> list[str]:
         command = [_need("mariadb-install-db"), "--no-defaults", f"--datadir={self.folder / 'data'}"]
-        _run(_unprivileged([*command, "--auth-root-authentication-method=normal", "--skip-test-db"]))
+        return [*command, "--auth-root-authentication-method=normal", "--skip-test-db"]
+
+    def _initialise(self) -> None:
+        _run(_unprivileged(self._make_data()))
         self.start()
         self.administer(f"CREATE USER {USER}@'%' IDENTIFIED BY '{PASSWORD}'")
         self.administer(
@@ -198,7 +219,7 @@ class MariaDB(Server):
         )
 
     def _command(self) -> list[str]:
-        command = [_need("mariadbd"), "--no-defaults", f"--datadir={self.folder / 'data'}", f"--socket={self._socket}"]
+        command = [self._program(), "--no-defaults", f"--datadir={self.folder / 'data'}", f"--socket={self._socket}"]
         command += [f"--pid-file={self.folder / 'pid'}", "--bind-address=127.0.0.1", f"--port={self.port}"]
         # A server's default character set may be anything; one of 3 bytes would be the old default.
         return [*command, "--character-set-server=latin1", "--innodb-buffer-pool-size=64M", *self.options]
@@ -211,7 +232,27 @@ class MariaDB(Server):
         return True
 
 
-SERVERS: dict[Kind, type[Server]] = {"postgresql": PostgreSQL, "mysql": MariaDB}
+class MySQL(MariaDB):
+    """MySQL, in place of MariaDB where `GATHERUM_MYSQLD` names its server; the client `mysql` lies beside it."""
+
+    @classmethod
+    def missing(cls) -> str | None:
+        return None if Path(MYSQLD).is_file() else f"{MYSQLD} (GATHERUM_MYSQLD)"
+
+    def _client(self) -> str:
+        return str(Path(MYSQLD).with_name("mysql"))
+
+    def _program(self) -> str:
+        return MYSQLD
+
+    def _make_data(self) -> list[str]:
+        return [MYSQLD, "--no-defaults", "--initialize-insecure", f"--datadir={self.folder / 'data'}"]
+
+    def _command(self) -> list[str]:
+        return [*super()._command(), "--mysqlx=OFF", "--secure-file-priv=NULL"]
+
+
+SERVERS: dict[Kind, type[Server]] = {"postgresql": PostgreSQL, "mysql": MySQL if MYSQLD else MariaDB}
 
 
 @pytest.fixture(scope="session")
@@ -284,16 +325,26 @@ def _serve(kind: Kind) -> Iterator[Server]:
     server = SERVERS[kind]
     if missing := server.missing():
         pytest.skip(f"{missing} is not installed; as root, `make test` installs it")
+    sweep(Path(tempfile.gettempdir()))
     running = server()
     yield running
     running.close()
 
 
+def sweep(folder: Path) -> None:
+    """Remove what servers have left behind whose own process was killed, and could not."""
+    for path in folder.glob("gatherum-*-*-*"):
+        found = LEFT_BEHIND.fullmatch(path.name)
+        if found and not psutil.pid_exists(int(found[1])):
+            shutil.rmtree(path, ignore_errors=True)
+
+
 def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    while True:
+        port = PORTS[secrets.randbelow(len(PORTS))]
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def _find(program: str) -> str | None:

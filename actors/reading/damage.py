@@ -8,6 +8,7 @@ said of a broken colour profile or an unbalanced stack beside good text costs ne
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from actors.reading.mupdf import pymupdf
@@ -35,16 +36,21 @@ def forget() -> None:
 
 def lost() -> str:
     """What was said since `forget` that means that a stream or a picture of the page was lost; empty if none was."""
-    return _first(_said(), _LOST)
+    return _first(said(), _LOST)
 
 
-def lost_content(document: Document, source: Page) -> str:
+def lost_content(document: Document, source: Page, said: Sequence[str]) -> str:
     """The same of a page on which nothing was drawn, where a syntax error also means that something was lost.
 
-    Empty if the page has nothing that could have been drawn: some programs write a blank page as an empty stream that
-    names a filter, which MuPDF finds too short.
+    Args:
+        document: open.
+        source: the page.
+        said: while it was interpreted.
+
+    Returns:
+        Empty if the page has nothing that could have been drawn: some programs write a blank page as an empty stream
+        that names a filter, which MuPDF finds too short.
     """
-    said = _said()
     found = _first(said, _LOST)
     if not found and any(_SYNTAX in line for line in said):
         found = _first([line for line in said if not _HARMLESS.search(line)], _ERROR)
@@ -53,12 +59,12 @@ def lost_content(document: Document, source: Page) -> str:
     return ""
 
 
-def _said() -> list[str]:
-    said: list[str] = pymupdf.TOOLS.mupdf_warnings().splitlines()
-    return said
+def said() -> tuple[str, ...]:
+    """What MuPDF said since `forget`."""
+    return tuple(pymupdf.TOOLS.mupdf_warnings(reset=False).splitlines())
 
 
-def _first(said: list[str], grave: re.Pattern[str]) -> str:
+def _first(said: Iterable[str], grave: re.Pattern[str]) -> str:
     return next((told(line) for line in said if grave.search(line)), "")
 
 

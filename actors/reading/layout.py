@@ -46,38 +46,35 @@ class Arrangement:
     gaps: Ints
 
 
-def arrange(boxes: Floats, blocks: Ints, lines: Ints, lengths: Ints) -> Arrangement:
+def arrange(boxes: Floats, lengths: Ints, starts: Ints, blocks: Ints) -> Arrangement:
     """Order words by columns, and make one line of what stands in one row.
 
     Args:
         boxes: x0, y0, x1, y1 of each word as displayed, shape (4, words), points; at least one word.
-        blocks: block of each word as drawn, shape (words,).
-        lines: line of each word within its block, shape (words,).
         lengths: characters of each word, shape (words,).
+        starts: position of the first word of each line as drawn, shape (lines,); the first is 0.
+        blocks: block of each line as drawn, shape (lines,).
     """
     # Every text page passes here, and what an operation costs is mostly its call: there are as few as will do.
-    gaps = np.zeros(len(blocks) - 1, dtype=np.int64)
-    leaves_block = blocks[1:] != blocks[:-1]
-    (ends,) = (leaves_block | (lines[1:] != lines[:-1])).nonzero()
-    if len(ends) == 0:
+    words = len(lengths)
+    gaps = np.zeros(words - 1, dtype=np.int64)
+    if len(starts) == 1:
         return Arrangement(None, gaps)
-    starts = np.empty(len(ends) + 1, dtype=np.int64)
-    starts[0] = 0
-    np.add(ends, 1, out=starts[1:])
-    new_block = leaves_block[ends]
+    ends = starts[1:] - 1
+    new_block = blocks[1:] != blocks[:-1]
     outlines = np.empty((4, len(starts)), dtype=boxes.dtype)
     np.minimum.reduceat(boxes[:2], starts, axis=1, out=outlines[:2])
     np.maximum.reduceat(boxes[2:], starts, axis=1, out=outlines[2:])
     order: Ints | None = None
     if side_by_side(outlines):
-        counts = np.append(starts[1:], len(blocks)) - starts
+        counts = np.append(starts[1:], words) - starts
         # Words and the spaces between them.
         columns = reading_order(outlines, np.add.reduceat(lengths, starts) + counts)
         if columns is not None:
             outlines, counts = outlines[:, columns], counts[columns]
             # Each word stands as many places further on as its line moves.
             moved = np.cumsum(counts) - counts
-            order = np.arange(len(blocks)) + np.repeat(starts[columns] - moved, counts)
+            order = np.arange(words) + np.repeat(starts[columns] - moved, counts)
             new_block = _paragraphs(outlines)
             ends = np.cumsum(counts[:-1]) - 1
     gaps[ends] = np.where(_continues(outlines), 0, new_block + 1)
@@ -132,10 +129,10 @@ def _cut(lines: Floats, chars: Ints, members: Ints, depth: int) -> Ints:
     if gutter is None:
         return members
     left, right = _sides(x0, x1, gutter)
-    crossing = ~(left | right)
     length = chars[members]
     if not (_is_column(x0, x1, length, left) and _is_column(x0, x1, length, right) and _beside(y0, y1, left, right)):
         return members
+    crossing = ~(left | right)
     middle = (y0 + y1) / 2
     cuts = np.sort(middle[crossing])
     # The number of crossing lines above each line; a crossing line does not count itself, so it closes its band.
@@ -164,14 +161,18 @@ def _gutter(x0: Floats, x1: Floats, heights: Floats) -> float | None:
     over = np.cumsum(begins)
     margin = int(width * MIN_SIDE)
     inner = over[margin : width - margin]
-    if len(inner) == 0 or inner.min() > MAX_CROSSING * len(x0):
+    if len(inner) == 0:
         return None
-    edges = np.flatnonzero(np.diff(np.concatenate(([False], inner == inner.min(), [False])).astype(np.int8)))
-    strips = edges.reshape(-1, 2)
-    first, last = strips[np.argmax(strips[:, 1] - strips[:, 0])]
-    if last - first < MIN_GUTTER * _middle(heights):
+    fewest = inner.min()
+    if fewest > MAX_CROSSING * len(x0):
         return None
-    return low + margin + float(first + last) / 2
+    # A strip lies between two points that more lines cross.
+    edges = np.concatenate(([-1], (inner > fewest).nonzero()[0], [len(inner)]))
+    widths = edges[1:] - edges[:-1]
+    widest = int(widths.argmax())
+    if widths[widest] - 1 < MIN_GUTTER * _middle(heights):
+        return None
+    return low + margin + float(edges[widest] + 1 + edges[widest + 1]) / 2
 
 
 def _sides(x0: Floats, x1: Floats, gutter: float) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:

@@ -7,13 +7,12 @@ thread-safe: one call at a time in a process.
 from __future__ import annotations
 
 import io
-import struct
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from math import ceil
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -21,10 +20,9 @@ from PIL import Image
 
 from actors.errors import DocumentTooLarge, EmptyFile, EncryptedPdf, NotAPdf, ReadingFailed, TruncatedPdf, UnknownPage
 from actors.messages import Box, DocumentInfo, Page, Words
-from actors.reading import damage, scans, structure, triage
-from actors.reading.layout import arrange
+from actors.reading import damage, photographs, scans, structure, textlayer, triage
 from actors.reading.mupdf import pymupdf
-from actors.reading.text import assemble, clean
+from actors.reading.text import clean
 from actors.reading.triage import Picture, Why
 
 HEADER_BYTES: Final = 1024  # readers accept junk of this length before %PDF-
@@ -32,20 +30,12 @@ TRAILER_BYTES: Final = 4096
 MAX_PAGE_CHARS: Final = 2_000_000  # a page of prose has 3,000; beyond this lies a decompression bomb
 MAX_TITLE_CHARS: Final = 500
 MAX_METADATA_CHARS: Final = 2000
+WORDS_AHEAD: Final = 10_000  # of pages that are drafted and not finished: forty of prose, 3 MB
 LOOK_DPI: Final = 100  # print of 8 points has small letters of 6 pixels then
 LOOK_PIXELS: Final = 6_000_000
-FLAT: Final = 0.8  # of the width of one of its letters; half of that is as high as print has it
 HIGHLIGHT: Final = (255, 224, 64)
 HIGHLIGHT_MARGIN: Final = 1.0  # points
 PNG_LEVEL: Final = 3  # of 9: beyond it a page gets hardly smaller and twice as slow
-
-# Without the flag for ligatures MuPDF expands those it knows; without the one for CIDs it writes U+FFFD for a glyph of
-# unknown meaning instead of an arbitrary character, which is what tells garbage from text.
-TEXT_FLAGS: Final = pymupdf.TEXT_PRESERVE_WHITESPACE | pymupdf.TEXT_MEDIABOX_CLIP
-# MuPDF leaves out letters that were drawn in their place before; that takes five times as long as all the rest.
-ONCE_FLAGS: Final = TEXT_FLAGS | pymupdf.TEXT_COLLECT_STYLES
-OVERPRINT: Final = 0.1  # of a line's height
-
 
 _METADATA: Final = {
     "author": "author",
@@ -58,11 +48,17 @@ _METADATA: Final = {
 }
 
 
-Word = tuple[float, float, float, float, str, int, int, int]
-"""As MuPDF finds it: x0, y0, x1, y1, text, block, line in the block, word in the line."""
-
 DAMAGE: Final = (RuntimeError, ValueError, pymupdf.mupdf.FzErrorBase, ReadingFailed)
 """What drawing a page raises when its content is broken."""
+
+
+class _Document(pymupdf.Document):
+    """A document that looks up its metadata and table of contents when they are asked for; most tasks never do."""
+
+    def init_doc(self) -> None:
+        # PyMuPDF calls it for every document that is opened, which takes 0.1 ms, and again before it uses either.
+        if hasattr(self, "this_is_pdf"):
+            super().init_doc()  # type: ignore[no-untyped-call]
 
 
 @contextmanager
@@ -85,7 +81,7 @@ def opened(path: str, *, coloured: bool = False) -> Iterator[pymupdf.Document]:
     pymupdf.TOOLS.set_icc(coloured)
     damaged = ReadingFailed("The PDF is damaged beyond repair.")
     try:
-        document = pymupdf.open(path, filetype="pdf")
+        document = _Document(path, filetype="pdf")  # type: ignore[no-untyped-call]
     except pymupdf.FileDataError:
         raise damaged from None
     try:
@@ -138,6 +134,7 @@ def inspect(path: str, max_pages: int) -> DocumentInfo:
 
 
 def _info(document: pymupdf.Document, pages: int) -> DocumentInfo:
+    document.init_doc()
     metadata: dict[str, str | None] = document.metadata or {}
 
     def value(key: str, longest: int) -> str:
@@ -153,6 +150,29 @@ def _info(document: pymupdf.Document, pages: int) -> DocumentInfo:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A page as MuPDF gives it, before a text is made of its words.
+
+    Attributes:
+        source: the page of the document.
+        number: from 1.
+        width: points, as displayed.
+        height: points.
+        label: what the document calls it.
+        layer: its words; None if it has none.
+        said: by MuPDF, of what it could not make sense of.
+    """
+
+    source: pymupdf.Page
+    number: int
+    width: float
+    height: float
+    label: str
+    layer: textlayer.Layer | None
+    said: tuple[str, ...]
+
+
 def read(document: pymupdf.Document, number: int, *, pictures: bool = True) -> tuple[Page, Why | None]:
     """One page, and what is wrong with its text layer if it must be recognised optically instead.
 
@@ -166,109 +186,92 @@ def read(document: pymupdf.Document, number: int, *, pictures: bool = True) -> t
     Raises:
         UnknownPage: the document has no such page.
     """
+    return _finished(document, _drafted(document, number), pictures)
+
+
+def read_all(
+    document: pymupdf.Document,
+    numbers: Iterable[int],
+    clock: Callable[[], AbstractContextManager[None]] = nullcontext,
+    *,
+    pictures: bool = True,
+) -> Iterator[tuple[Page, Why | None]]:
+    """Pages in the order wanted, each as `read` gives it, in less time; `textlayer` says why.
+
+    Args:
+        document: from `opened`.
+        numbers: from 1.
+        clock: entered for each page, twice: as it is drafted and as it is finished.
+        pictures: as for `read`.
+
+    Raises:
+        UnknownPage: the document has no such page.
+    """
+    drafts: list[Draft | Page] = []
+    words = 0
+    for number in numbers:
+        with clock():
+            draft = _drafted(document, number)
+        drafts.append(draft)
+        words += len(draft.layer.texts) if isinstance(draft, Draft) and draft.layer else 0
+        if words >= WORDS_AHEAD:
+            yield from _all_finished(document, drafts, clock, pictures)
+            drafts, words = [], 0
+    yield from _all_finished(document, drafts, clock, pictures)
+
+
+def _all_finished(
+    document: pymupdf.Document,
+    drafts: Iterable[Draft | Page],
+    clock: Callable[[], AbstractContextManager[None]],
+    pictures: bool,
+) -> Iterator[tuple[Page, Why | None]]:
+    for draft in drafts:
+        with clock():
+            finished = _finished(document, draft, pictures)
+        yield finished
+
+
+def _drafted(document: pymupdf.Document, number: int) -> Draft | Page:
+    """The draft of a page, or the page with its error where there is nothing to make of it."""
     _check(document, number)
     damage.forget()
     try:
-        source = document[number - 1]
-        page = _read(document, source, number)
-        if page.error:
-            return page, None
-        why = triage.judge(page, lambda: triage.marked(source), lambda: triage.covered(source))
-        if why is None and not page.words and (lost := damage.lost_content(document, source)):
-            page = replace(page, error=f"The page is damaged: {lost}")
-        if pictures and why is None and page.words and any(silent_pictures(source, page)):
-            why = "mixed"
+        source = document.load_page(number - 1)
+        sheet = source.rect
+        label = structure.label(document, number - 1)
+        layer = textlayer.extract(source)
+        return Draft(source, number, float(sheet.width), float(sheet.height), label, layer, damage.said())
     # MuPDF's own errors, and those PyMuPDF raises for structures it does not expect, have no common base.
     except Exception as error:  # noqa: BLE001
-        return Page(number, 0.0, 0.0, "", Words(), error=f"The page is damaged: {brief(error)}"), None
+        return _damaged(number, error)
+
+
+def _finished(document: pymupdf.Document, draft: Draft | Page, pictures: bool) -> tuple[Page, Why | None]:
+    if isinstance(draft, Page):
+        return draft, None
+    source = draft.source
+    try:
+        text, words = textlayer.compose(source, draft.layer) if draft.layer else ("", Words())
+        error = None
+        if len(text) > MAX_PAGE_CHARS:
+            text, words, error = "", Words(), f"The page has more than {MAX_PAGE_CHARS:,} characters."
+        page = Page(draft.number, draft.width, draft.height, text, words, error=error, label=draft.label)
+        if error:
+            return page, None
+        why = triage.judge(page, lambda: triage.marked(source), lambda: triage.covered(source))
+        if why is None and not words and (lost := damage.lost_content(document, source, draft.said)):
+            page = replace(page, error=f"The page is damaged: {lost}")
+        if pictures and why is None and words and any(silent_pictures(source, page)):
+            why = "mixed"
+    except Exception as error:  # noqa: BLE001 -- as above
+        return _damaged(draft.number, error), None
     else:
         return page, why
 
 
-def _read(document: pymupdf.Document, source: pymupdf.Page, number: int, flags: int = TEXT_FLAGS) -> Page:
-    sheet = source.rect
-    width, height = float(sheet.width), float(sheet.height)
-    label = structure.label(document, number - 1)
-    content = source.get_textpage(flags=flags)
-    found = _words(content, mended=False)
-    if not found:
-        return Page(number, width, height, "", Words(), label=label)
-    x0, y0, x1, y1, texts, blocks, lines, _ = zip(*found, strict=True)
-    # MuPDF's numbers are of single precision already; numpy takes twice as long to turn tuples of them into an array.
-    packed = struct.pack(f"{4 * len(found)}f", *x0, *y0, *x1, *y1)
-    boxes = np.frombuffer(packed, dtype=np.float32).reshape(4, -1)
-    lengths = np.fromiter(map(len, texts), np.int64, len(texts))
-    if _flat(boxes, lengths):
-        boxes = np.array([word[:4] for word in _words(content, mended=True)], dtype=np.float32).T
-    if source.rotation:
-        boxes = _turned(boxes, source.rotation_matrix)
-    place = np.array((blocks, lines), dtype=np.int64)
-    if flags == TEXT_FLAGS and _overprinted(boxes, place):
-        return _read(document, source, number, ONCE_FLAGS)
-    joined = "\n".join(texts)
-    if not joined.isascii():
-        # A soft hyphen is seen at the end of a line only, and some fonts have it for every hyphen.
-        # All at once: word by word costs a tenth of the reading. Normalisation does not reach across a newline.
-        cleaned = clean(joined.replace("\u00ad\n", "-\n"))
-        if cleaned != joined:
-            texts = tuple(map(str.strip, cleaned.split("\n")))
-            lengths = np.fromiter(map(len, texts), np.int64, len(texts))
-        if "" in texts:
-            kept = lengths > 0
-            boxes, place, lengths = boxes[:, kept], place[:, kept], lengths[kept]
-            texts = tuple(filter(None, texts))
-            if not texts:
-                return Page(number, width, height, "", Words(), label=label)
-    arranged = arrange(boxes, place[0], place[1], lengths)
-    if arranged.order is not None:
-        texts = tuple(texts[index] for index in arranged.order.tolist())
-        boxes = boxes[:, arranged.order]
-    text, words = assemble(texts, arranged.gaps, boxes)
-    if len(text) > MAX_PAGE_CHARS:
-        return Page(number, width, height, "", Words(), error=f"The page has more than {MAX_PAGE_CHARS:,} characters.")
-    return Page(number, width, height, text, words, label=label)
-
-
-def _words(content: pymupdf.TextPage, *, mended: bool) -> list[Word]:
-    """The words of a page in the order drawn.
-
-    Args:
-        content: of the page without its rotation.
-        mended: whether the box of each letter is worked out anew from its font; that takes as long as all the rest.
-    """
-    pymupdf.TOOLS.unset_quad_corrections(not mended)
-    try:
-        words: list[Word] = content.extractWORDS()
-    finally:
-        pymupdf.TOOLS.unset_quad_corrections(False)
-    return words
-
-
-def _flat(boxes: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64]) -> bool:
-    """Whether a word is too low for its letters: its font tells a wrong height, often none."""
-    sides = boxes[2:] - boxes[:2]
-    flat = sides.min(axis=0) * lengths < FLAT * sides.max(axis=0)
-    return bool((flat & (lengths > 2)).any())  # a dash is as flat as it looks
-
-
-def _overprinted(boxes: npt.NDArray[np.float32], place: npt.NDArray[np.int64]) -> bool:
-    """Whether two lines begin in the same place: some programs print bold, or all of a page, by printing it again."""
-    block, line = place
-    (starts,) = ((block[1:] != block[:-1]) | (line[1:] != line[:-1])).nonzero()
-    if len(starts) < 2:
-        return False
-    begins = boxes[:, starts + 1]
-    x0, y0, _, y1 = begins[:, np.lexsort(begins[:2])]
-    near = OVERPRINT * (y1 - y0)[1:]
-    # Ascending, so only the distances across can be negative.
-    return bool(((y0[1:] - y0[:-1] < near) & (np.abs(x0[1:] - x0[:-1]) < near)).any())
-
-
-def _turned(boxes: npt.NDArray[np.float32], matrix: Any) -> npt.NDArray[np.float32]:
-    """Boxes moved from the unrotated page, where MuPDF finds text, to the page as displayed."""
-    x = boxes[0::2] * matrix.a + boxes[1::2] * matrix.c + matrix.e
-    y = boxes[0::2] * matrix.b + boxes[1::2] * matrix.d + matrix.f
-    return np.stack((x.min(axis=0), y.min(axis=0), x.max(axis=0), y.max(axis=0))).astype(np.float32)
+def _damaged(number: int, error: Exception) -> Page:
+    return Page(number, 0.0, 0.0, "", Words(), error=f"The page is damaged: {brief(error)}")
 
 
 def silent_pictures(source: pymupdf.Page, page: Page) -> Iterator[Picture]:
@@ -278,7 +281,11 @@ def silent_pictures(source: pymupdf.Page, page: Page) -> Iterator[Picture]:
     """
     if not triage.may_hold_text(source):
         return
-    for picture in triage.silent(page, triage.pictures(source)):
+    pictures = triage.pictures(source)
+    for picture in triage.silent(page, pictures):
+        alone = sum(triage.meet(picture, other) for other in pictures) == 1
+        if alone and photographs.is_photograph(picture, LOOK_DPI):
+            continue
         pixels, _ = rasterise(source, LOOK_DPI, LOOK_PIXELS, grey=True, box=picture.box)
         if scans.written(pixels):
             yield picture

@@ -179,10 +179,17 @@ def excerpt(bitmap: Bitmap) -> Bitmap:
 
 def written(pixels: Pixels) -> bool:
     """Whether a picture looks like text: lines of even height on one colour; photographs and most charts do not."""
-    paper = int(np.argmax(Image.fromarray(pixels).histogram()))
-    plain = np.abs(pixels.astype(np.int16) - paper) <= PAPER_RANGE
-    seen = ink(pixels)
-    return float(plain.mean()) >= PAPER_SHARE and float(seen.mean()) <= INK_SHARE and x_height(seen) is not None
+    paper, inked = shares(pixels)
+    return paper >= PAPER_SHARE and inked <= INK_SHARE and x_height(ink(pixels)) is not None
+
+
+def shares(pixels: Pixels) -> tuple[float, float]:
+    """The parts of a picture that are of its commonest colour, and that are `ink`, 0 to 1."""
+    counts = _histogram(pixels)
+    paper = int(counts.argmax())
+    plain = counts[max(0, paper - PAPER_RANGE) : paper + PAPER_RANGE + 1].sum()
+    dark = counts[: _threshold(counts) + 1].sum()
+    return float(plain / pixels.size), float(min(dark, pixels.size - dark) / pixels.size)
 
 
 # --- looking --------------------------------------------------------------------------------------------------------
@@ -190,15 +197,24 @@ def written(pixels: Pixels) -> bool:
 
 def ink(pixels: Pixels) -> Ink:
     """Which pixels are ink: on the rarer side of Otsu's threshold (IEEE Trans. SMC 9, 1979)."""
-    counts = np.array(Image.fromarray(pixels).histogram(), dtype=np.float64)  # ten times as fast as numpy's
+    counts = _histogram(pixels)
+    threshold = _threshold(counts)
+    dark = pixels <= threshold
+    return dark if 2 * counts[: threshold + 1].sum() <= pixels.size else ~dark
+
+
+def _histogram(pixels: Pixels) -> Floats:
+    return np.array(Image.fromarray(pixels).histogram(), dtype=np.float64)  # ten times as fast as numpy's
+
+
+def _threshold(counts: Floats) -> int:
+    """The last grey value of the darker side: Otsu's."""
     below = np.cumsum(counts)
     mass = np.cumsum(counts * np.arange(256))
     above = below[-1] - below
     with np.errstate(divide="ignore", invalid="ignore"):
         between = np.nan_to_num((mass[-1] * below - mass * below[-1]) ** 2 / (below * above))
-    threshold = int(between.argmax())
-    dark = pixels <= threshold
-    return dark if 2 * below[threshold] <= below[-1] else ~dark
+    return int(between.argmax())
 
 
 def small(pixels: Pixels) -> Pixels:

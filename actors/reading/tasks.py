@@ -7,6 +7,7 @@ are imported where they are used: an actor or an HTTP replica that knows the rol
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -106,11 +107,10 @@ def read_range(path: str, part: Range, setup: Setup) -> tuple[Report, tuple[Page
                     timeout_s=budget * OCR_SHARE,
                 )
         else:
-            for number in part.pages:
-                with limits.clock(settings.page_timeout_s):
-                    page, why = pages.read(document, number)
+            clock = functools.partial(limits.clock, settings.page_timeout_s)
+            for page, why in pages.read_all(document, part.pages, clock):
                 if why:
-                    scanned.append((number, why))
+                    scanned.append((page.number, why))
                 else:
                     found.append(page)
         for page in found:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -37,8 +37,8 @@ MIN_AREA: Final = 0.04  # of the page
 MIN_GRID: Final = (200, 100)  # pixels of the longer and the shorter side
 MIN_PICTURE_DPI: Final = 70  # small letters are then 5 pixels high
 
+_PLANE: Final = pymupdf.INFINITE_RECT()
 _UNREADABLE: Final = re.compile("[\ufffd\x7f-\x9f\ue000-\uf8ff\U000f0000-\U0010ffff]")
-_IMAGE: Final = re.compile(r"<image: .*, width: (\d+), height: (\d+), bpc: \d+>$")  # PyMuPDF's text of an image block
 
 # The pairs of letters that are frequent in at least one of English, German, French, Spanish, Italian, Portuguese,
 # Dutch, Swedish, Polish, Turkish and Latin; together about a fifth of all that are possible.
@@ -67,11 +67,13 @@ class Picture:
         box: where it stands, points, as displayed.
         width: of its own grid, pixels.
         height: of its own grid, pixels.
+        image: as MuPDF has it.
     """
 
     box: Box
     width: int
     height: int
+    image: Any = field(default=None, compare=False, repr=False)
 
     @property
     def dpi(self) -> float:
@@ -167,7 +169,7 @@ def silent(page: Page, pictures: Sequence[Picture]) -> tuple[Picture, ...]:
     for picture in sorted(pictures, key=lambda each: -_area(each.box)):
         x0, y0, x1, y1 = picture.box
         large = min(x1 - x0, y1 - y0) >= MIN_SIDE and _area(picture.box) >= MIN_AREA * page.width * page.height
-        if not large or picture.dpi < MIN_PICTURE_DPI or any(_meet(picture.box, other.box) for other in chosen):
+        if not large or picture.dpi < MIN_PICTURE_DPI or any(meet(picture, other) for other in chosen):
             continue
         if not ((across >= x0) & (across <= x1) & (down >= y0) & (down <= y1)).any():
             chosen.append(picture)
@@ -178,8 +180,10 @@ def _area(box: Box) -> float:
     return max(0.0, box[2] - box[0]) * max(0.0, box[3] - box[1])
 
 
-def _meet(one: Box, other: Box) -> bool:
-    return min(one[2], other[2]) > max(one[0], other[0]) and min(one[3], other[3]) > max(one[1], other[1])
+def meet(one: Picture, other: Picture) -> bool:
+    """Whether two pictures overlap."""
+    (left, top, right, bottom), (x0, y0, x1, y1) = one.box, other.box
+    return min(right, x1) > max(left, x0) and min(bottom, y1) > max(top, y0)
 
 
 # --- looking at the page --------------------------------------------------------------------------------------------
@@ -193,7 +197,7 @@ def marked(source: pymupdf.Page) -> bool:
 def covered(source: pymupdf.Page) -> float:
     """The part of a page that its images cover, 0 to 1; costs a pass over its content."""
     found = sum(_area(picture.box) for picture in pictures(source))
-    return min(1.0, found / max(1.0, float(source.rect.width * source.rect.height)))
+    return min(1.0, found / max(1.0, float(source.rect.width * source.rect.height))) if found else 0.0
 
 
 def may_hold_text(source: pymupdf.Page) -> bool:
@@ -228,25 +232,18 @@ def _holds_image(resources: Any, seen: set[int]) -> bool:
 
 def pictures(source: pymupdf.Page) -> tuple[Picture, ...]:
     """The images on a page as displayed, cut to it; costs a pass over its content."""
-    sheet = source.rect
-    found = []
     # `Page.get_image_info` takes 0.2 ms an image for what is not asked for here.
-    # Unless the whole plane is asked for, it leaves out every image that reaches beyond the page.
-    plane = pymupdf.INFINITE_RECT()
-    for *where, text, _, kind in source.get_text("blocks", flags=pymupdf.TEXT_PRESERVE_IMAGES, clip=plane):
-        size = _IMAGE.match(text) if kind == 1 else None
-        if size is None:
-            continue
-        x0, y0, x1, y1 = _displayed(source, where)
+    # Unless the whole plane is asked for, MuPDF leaves out every image that reaches beyond the page.
+    content = source.get_textpage(flags=pymupdf.TEXT_PRESERVE_IMAGES, clip=_PLANE)
+    placed = [block for block in content.this if block.m_internal.type == mupdf.FZ_STEXT_BLOCK_IMAGE]
+    if not placed:
+        return ()
+    sheet, matrix = source.rect, source.rotation_matrix
+    found = []
+    for block in placed:
+        x0, y0, x1, y1 = pymupdf.Rect(block.m_internal.bbox) * matrix
         box = (max(x0, 0.0), max(y0, 0.0), min(x1, sheet.width), min(y1, sheet.height))
         if box[0] < box[2] and box[1] < box[3]:
-            # Measured before it is cut, or a picture that is half off the page would seem coarser than it is.
-            found.append(Picture(box, int(size[1]), int(size[2])))
+            image = block.i_image()
+            found.append(Picture(box, image.w(), image.h(), image))
     return tuple(found)
-
-
-def _displayed(source: pymupdf.Page, box: Sequence[float]) -> Box:
-    matrix = source.rotation_matrix
-    x = [across * matrix.a + down * matrix.c + matrix.e for across in box[0::2] for down in box[1::2]]
-    y = [across * matrix.b + down * matrix.d + matrix.f for across in box[0::2] for down in box[1::2]]
-    return min(x), min(y), max(x), max(y)

@@ -137,7 +137,7 @@ class Folder(Blobs):
     async def prepare(self) -> None:
         """See `Blobs`."""
         with _told():
-            await asyncio.to_thread(self.incoming.mkdir, parents=True, exist_ok=True)
+            await asyncio.to_thread(make_folder, self.incoming)
 
     async def stat(self, sha256: str) -> Stored | None:
         """See `Blobs`."""
@@ -272,7 +272,7 @@ class Incoming:
         return self._hash.hexdigest(), self.size
 
     def _open(self) -> None:
-        self._blobs.incoming.mkdir(parents=True, exist_ok=True)
+        make_folder(self._blobs.incoming)
         self._fd, name = tempfile.mkstemp(dir=self._blobs.incoming)
         self.path = Path(name)
 
@@ -309,6 +309,14 @@ class Incoming:
             if fd >= 0:
                 os.close(fd)
                 self.path.unlink(missing_ok=True)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, with those above it, to stay: each new one is an entry of another that has to reach the disk."""
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync_folder(folder.parent)
 
 
 def sync_folder(folder: Path) -> None:

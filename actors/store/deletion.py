@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from actors.errors import Conflict, UnknownCollection
 from actors.messages import Change, Removed
-from actors.store import changes, documents, files, jobs, keys, readings
+from actors.store import changes, documents, files, jobs, keys, readings, upkeep
 from actors.store.tables import collections
 from actors.store.tables import documents as documents_table
 
@@ -32,11 +32,16 @@ async def remove_document(connection: AsyncConnection, now: float, document_id: 
     await files.hold(connection, sha256)
     # Again, now that nobody else can be deleting it.
     document = await documents.find(connection, document_id)
+    read_with = await jobs.pipelines(connection, document_id) | {document.pipeline} - {None}
     removed_jobs = await jobs.remove(connection, document_id)
     removed_keys = await keys.remove(connection, document_id)
     removed = await documents.remove(connection, document_id)
     rows = readings.RemovedRows()
-    if not await files.in_use(connection, sha256):
+    if await files.in_use(connection, sha256):
+        # The others may show what another version of the pipeline has read; then nothing else would remove this.
+        for pipeline in sorted(read_with):
+            await upkeep.supersede(connection, sha256, pipeline)
+    else:
         rows = await readings.remove(connection, sha256)
     entry = Change(0, "delete", document_id=document_id, collection=document.collection)
     change = await changes.draw(connection, now, entry)

@@ -31,6 +31,8 @@ from config.settings import DatabaseSettings
 
 T = TypeVar("T")
 
+_NOW = select(dialect.clock())
+
 PAUSE_S = 0.02
 """Pause before the second try, s; it doubles up to `LONGEST_PAUSE_S`, and chance takes up to half of it away."""
 LONGEST_PAUSE_S = 1.0
@@ -186,7 +188,7 @@ class Store:
 
 async def now(connection: AsyncConnection) -> float:
     """The database's clock, seconds since the epoch."""
-    return float((await connection.execute(select(dialect.clock()))).scalar_one())
+    return float((await connection.execute(_NOW)).scalar_one())
 
 
 def _told(error: BaseException, *, unknown: bool) -> Exception:

@@ -175,5 +175,8 @@ def _by_code(error: BaseException) -> Fault | None:
     code = getattr(error, "sqlite_errorcode", None)
     if isinstance(code, int):
         # The low byte is the primary code; what stands above says more exactly where it was met.
-        return Fault.TAKEN if code in _SQLITE_TAKEN else _SQLITE.get(code & 0xFF)
+        if code in _SQLITE_TAKEN:
+            return Fault.TAKEN
+        # SHMSIZE: the file that processes share their locks in cannot grow; the first thing to fail on a full disk.
+        return Fault.FULL if code == sqlite3.SQLITE_IOERR_SHMSIZE else _SQLITE.get(code & 0xFF)
     return None

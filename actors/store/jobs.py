@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import bindparam, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from actors.errors import Conflict, ReadingFailed, StaleLease, UnknownJob
@@ -94,7 +94,9 @@ async def of_document(connection: AsyncConnection, document_id: str) -> str:
 # --- what workers do -------------------------------------------------------------------------------------------------
 
 
-async def claim(connection: AsyncConnection, now: float, *, worker: str, lease_s: float, pipeline: int) -> Lease | None:
+async def claim(
+    connection: AsyncConnection, now: float, *, worker: str, lease_s: float, pipeline: int, gone_first: bool = True
+) -> Lease | None:
     """Take the next job, ending those on the way that have no attempt left; None if there is nothing to do.
 
     Args:
@@ -103,9 +105,9 @@ async def claim(connection: AsyncConnection, now: float, *, worker: str, lease_s
         worker: its name.
         lease_s: how long others may not claim it, s.
         pipeline: the version that the worker reads with. A job of an older one becomes one of this.
+        gone_first: take jobs whose worker has gone before those in the queue, not after them.
     """
-    columns = (jobs.c.id, jobs.c.document_id, jobs.c.pipeline, *JOB_ROW)
-    while (row := await queue.next_due(connection, now, pipeline, *columns)) is not None:
+    while (row := await _next(connection, now, pipeline, gone_first)) is not None:
         seen = job_row(row)
         after = lifecycle.claimed(seen, now, lease_s)
         if after.state == "failed":
@@ -113,13 +115,6 @@ async def claim(connection: AsyncConnection, now: float, *, worker: str, lease_s
                 return None
             await _set_document_state(connection, row.document_id, "failed")
             continue
-        document = (
-            await connection.execute(
-                select(documents.c.sha256, documents.c.collection, documents.c.pages).where(
-                    documents.c.id == row.document_id
-                )
-            )
-        ).one()
         more: dict[str, Any] = {"worker": worker[:100]}
         if row.pipeline < pipeline:
             key = _dedup_key(row.document_id, pipeline)
@@ -128,24 +123,26 @@ async def claim(connection: AsyncConnection, now: float, *, worker: str, lease_s
                 await _swap(connection, now, row.id, seen, superseded)
                 continue
             # Pages of two versions do not make one reading: those of the older one are left behind.
-            await upkeep.supersede(connection, document.sha256, row.pipeline)
+            await upkeep.supersede(connection, row.sha256, row.pipeline)
             more |= {"pipeline": pipeline, "dedup_key": key}
-        missing = await readings.missing(connection, document.sha256, pipeline, document.pages)
-        more["read_before"] = document.pages - len(missing)
+        missing = tuple(range(1, row.pages + 1))
+        if row.read:
+            missing = await readings.missing(connection, row.sha256, pipeline, row.pages)
+        more["read_before"] = row.pages - len(missing)
         if not await _swap(connection, now, row.id, seen, after, **more):
             # Only where SKIP LOCKED is missing: another worker was faster. The next poll will do.
             return None
         return Lease(
             job_id=row.id,
             document_id=row.document_id,
-            sha256=document.sha256,
-            collection=document.collection,
+            sha256=row.sha256,
+            collection=row.collection,
             fence=after.fence,
             attempt=after.attempt,
             last=after.attempt >= after.max_attempts,
-            pages=document.pages,
+            pages=row.pages,
             missing=missing,
-            chars=await readings.chars(connection, document.sha256, pipeline) if len(missing) < document.pages else 0,
+            chars=await readings.chars(connection, row.sha256, pipeline) if len(missing) < row.pages else 0,
         )
     return None
 
@@ -366,12 +363,45 @@ async def require(
         await _swap(connection, now, row.id, seen, again, turn=turn)
 
 
+async def pipelines(connection: AsyncConnection, document_id: str) -> set[int]:
+    """The versions that a document has jobs for."""
+    rows = await connection.execute(select(jobs.c.pipeline).where(jobs.c.document_id == document_id))
+    return set(rows.scalars())
+
+
 async def remove(connection: AsyncConnection, document_id: str) -> int:
     """Remove a document's jobs; a worker that holds one finds out at its next commit. Returns how many there were."""
     return (await connection.execute(jobs.delete().where(jobs.c.document_id == document_id))).rowcount
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+
+_OWN = documents.c.id == jobs.c.document_id
+_TO_CLAIM = (
+    jobs.c.id,
+    jobs.c.document_id,
+    jobs.c.pipeline,
+    jobs.c.collection,
+    *JOB_ROW,
+    # In the same round trip: of the document, whose row a join would lock too, and how much of it has been read.
+    select(documents.c.sha256).where(_OWN).scalar_subquery().label("sha256"),
+    select(documents.c.pages).where(_OWN).scalar_subquery().label("pages"),
+    readings.counted(_OWN, bindparam("pipeline")).label("read"),
+)
+# Built once: to build them takes as long as to carry them out.
+_GONE, _DUE = queue.gone(*_TO_CLAIM), queue.due(*_TO_CLAIM)
+_SWAP = update(jobs).where(
+    jobs.c.id == bindparam("of"), jobs.c.fence == bindparam("seen_fence"), jobs.c.state == bindparam("seen_state")
+)
+
+
+async def _next(connection: AsyncConnection, now: float, pipeline: int, gone_first: bool) -> AnyRow | None:
+    """The next job that may be claimed, locked: one whose worker has gone, or the first in the queue."""
+    for statement in (_GONE, _DUE) if gone_first else (_DUE, _GONE):
+        row: AnyRow | None = (await connection.execute(statement, {"now": now, "pipeline": pipeline})).first()
+        if row is not None:
+            return row
+    return None
 
 
 def _dedup_key(document_id: str, pipeline: int) -> str:
@@ -399,18 +429,20 @@ async def _back_in_the_queue(connection: AsyncConnection, now: float, held: Held
 async def _swap(connection: AsyncConnection, now: float, job_id: str, seen: JobRow, after: JobRow, **more: Any) -> bool:
     """Write `after`, and further columns, over a job that still is as `seen`; whether it was."""
     swapped = await connection.execute(
-        update(jobs)
-        .where(jobs.c.id == job_id, jobs.c.fence == seen.fence, jobs.c.state == seen.state)
-        .values(
-            state=after.state,
-            run_at=after.run_at,
-            attempt=after.attempt,
-            lease_until=after.lease_until,
-            fence=after.fence,
-            error=after.error,
-            updated_at=now,
+        _SWAP,
+        {
+            "of": job_id,
+            "seen_fence": seen.fence,
+            "seen_state": seen.state,
+            "state": after.state,
+            "run_at": after.run_at,
+            "attempt": after.attempt,
+            "lease_until": after.lease_until,
+            "fence": after.fence,
+            "error": after.error,
+            "updated_at": now,
             **more,
-        )
+        },
     )
     return swapped.rowcount == 1
 

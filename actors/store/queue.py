@@ -14,11 +14,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, func, select
+from sqlalchemy import Select, bindparam, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from actors.errors import InvalidInput
-from actors.store.rows import AnyRow
 from actors.store.tables import jobs
 
 PRIORITIES = {"low": -10, "normal": 0, "high": 10}
@@ -93,26 +92,23 @@ def _first_turn(now: float, lane: int) -> Select[Any]:
     return select(jobs.c.turn).where(*due).order_by(jobs.c.turn).limit(1)
 
 
-async def next_due(connection: AsyncConnection, now: float, pipeline: int, *columns: Any) -> AnyRow | None:
-    """The next job that may be claimed, locked: those whose worker has gone first, then the first in the queue.
+def gone(*columns: Any) -> Select[Any]:
+    """The job whose worker has been gone for longest, as a statement with the parameters `now` and `pipeline`.
 
-    Two selects, so that each takes the first entry of the index and neither sorts the whole queue. Jobs for a newer
-    pipeline than `pipeline` are left to newer workers.
+    Two statements, this one and the next, so that each takes the first entry of its index and neither sorts the whole
+    queue. Jobs for a newer pipeline are left to newer workers.
     """
-    for statement in (_expired(now), _due(now)):
-        statement = statement.with_only_columns(*columns).where(jobs.c.pipeline <= pipeline)
-        row: AnyRow | None = (await connection.execute(statement.with_for_update(skip_locked=True))).first()
-        if row is not None:
-            return row
-    return None
+    expired = (jobs.c.state == "reading", jobs.c.lease_until <= bindparam("now"))
+    return _claimable(select(*columns).where(*expired).order_by(jobs.c.lease_until))
 
 
-def _expired(now: float) -> Select[Any]:
-    gone: ColumnElement[bool] = jobs.c.lease_until <= now
-    return select(jobs).where(jobs.c.state == "reading", gone).order_by(jobs.c.lease_until).limit(1)
-
-
-def _due(now: float) -> Select[Any]:
+def due(*columns: Any) -> Select[Any]:
+    """The first job in the queue, as such a statement."""
     # Jobs that wait for their retry are passed over at the head of the index: as many as fail in a minute.
     in_order = (jobs.c.lane, jobs.c.turn, jobs.c.run_at)
-    return select(jobs).where(jobs.c.state == "queued", jobs.c.run_at <= now).order_by(*in_order).limit(1)
+    waiting = (jobs.c.state == "queued", jobs.c.run_at <= bindparam("now"))
+    return _claimable(select(*columns).where(*waiting).order_by(*in_order))
+
+
+def _claimable(statement: Select[Any]) -> Select[Any]:
+    return statement.where(jobs.c.pipeline <= bindparam("pipeline")).limit(1).with_for_update(skip_locked=True)

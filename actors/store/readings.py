@@ -15,7 +15,18 @@ from operator import itemgetter
 from typing import Any, TypeVar
 
 import numpy as np
-from sqlalchemy import ColumnElement, and_, bindparam, delete, func, insert, literal, select
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    ScalarSelect,
+    and_,
+    bindparam,
+    delete,
+    func,
+    insert,
+    literal,
+    select,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from actors.errors import UnknownPage
@@ -160,6 +171,12 @@ async def count(connection: AsyncConnection, sha256: str, pipeline: int) -> int:
     return (
         await connection.execute(select(func.count()).select_from(pages).where(_reading(pages, sha256, pipeline)))
     ).scalar_one()
+
+
+def counted(of: ColumnElement[bool], pipeline: BindParameter[int]) -> ScalarSelect[int]:
+    """Pages that are in of the document for which `of` is true, as a part of another statement."""
+    both = pages.join(documents, documents.c.sha256 == pages.c.sha256)
+    return select(func.count()).select_from(both).where(of, pages.c.pipeline == pipeline).scalar_subquery()
 
 
 async def missing(connection: AsyncConnection, sha256: str, pipeline: int, total: int) -> tuple[int, ...]:

@@ -8,6 +8,9 @@ file gone when it holds the row, and puts it there again. The grace time only sa
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import random
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +21,11 @@ from actors.store import files
 from actors.store.blobs import PREFIXES, Blobs, Stored
 from actors.store.dialect import MAX_PARAMETERS
 from actors.store.engine import Store
+from config import logs
+from config.settings import BlobSettings
+
+FIRST_SWEEP_S = 60.0
+"""After the start, s: what a crash has left is no hurry, and those who wait for the store come first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +64,25 @@ async def sweep(store: Store, blobs: Blobs, *, grace_s: float) -> Swept:
             if gone is not None:
                 swept += Swept(files=1, bytes=gone.size)
     return swept
+
+
+async def now_and_then(store: Store, blobs: Blobs, settings: BlobSettings, stopping: asyncio.Event) -> None:
+    """Sweep every `sweep_s`, until `stopping` is set."""
+    pause = min(FIRST_SWEEP_S, settings.sweep_s)
+    while True:
+        with contextlib.suppress(TimeoutError):
+            # Spread, or the replicas would all go through the files at the same moments.
+            async with asyncio.timeout(pause * random.uniform(0.5, 1.0)):  # noqa: S311 -- no secret depends on it
+                await stopping.wait()
+                return
+        pause = settings.sweep_s
+        try:
+            swept = await sweep(store, blobs, grace_s=settings.grace_s)
+        except Exception as error:  # noqa: BLE001 -- whatever it is, it may be over at the next sweep
+            logs.get().warning("sweep_broke_off", kind=type(error).__name__, error=str(error))
+        else:
+            if swept != Swept():
+                logs.get().info("swept", uploads=swept.uploads, files=swept.files, bytes=swept.bytes)
 
 
 async def orphans(store: Store, blobs: Blobs, prefix: str, *, grace_s: float) -> list[str]:

@@ -224,6 +224,9 @@ async def take(url: URL, settings: DatabaseSettings, work: Callable[[Snapshot], 
         Conflict: it was written by a newer version of this code.
         Unavailable: the database cannot be reached or is busy.
     """
+    path = dialect.file_of(url)
+    if path is not None and not await asyncio.to_thread(path.exists):  # to connect would be to make it
+        raise InvalidInput(f"There is no store of Gatherum at {path}.")
     engine = await _engine(url, settings, write=False)
     async with _open(engine) as connection, connection.begin():
         revision, tables = await connection.run_sync(_schema)

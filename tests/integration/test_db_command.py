@@ -98,3 +98,29 @@ def test_what_would_lose_something_waits_until_the_system_is_down(
         assert "gatherum down" in refused.stderr
     assert run("backup", file).exit_code == 0
     assert run("current").exit_code == 0
+
+
+def test_what_is_wrong_with_a_copy_names_the_one_that_is_wrong_and_makes_nothing(
+    run: Run, data: Path, tmp_path: Path
+) -> None:
+    store, away = f"sqlite:///{data / 'gatherum.db'}", "postgresql://u:secret@127.0.0.1:1/x"
+    nowhere = f"sqlite:///{tmp_path / 'nowhere.db'}"
+    expected = {
+        ("copy", "foo", store): "FROM is no database URL",
+        ("copy", store, "oracle://h/x"): "TO names oracle",
+        ("copy", store, away): "It is postgresql://u:***@127.0.0.1:1/x: does the server run, and is TO right?",
+        ("copy", away, store): "is FROM right?",
+        ("copy", nowhere, f"sqlite:///{tmp_path / 'new.db'}"): "There is no store of Gatherum at",
+        ("copy", store, store): "the same one",
+        ("restore", str(tmp_path / "no.zip")): "is no backup of Gatherum, or cannot be read",
+        ("backup", str(tmp_path / "no" / "b.zip")): "There is no folder",
+    }
+    before = sorted(tmp_path.rglob("*"))
+    for arguments, said in expected.items():
+        refused = run(*arguments)
+        assert (refused.exit_code, said in refused.stderr) == (1, True), (arguments, refused.output)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_databases_are_shown_as_people_write_them(run: Run, data: Path) -> None:
+    assert run("current").stdout.startswith(f"sqlite:///{data / 'gatherum.db'} is at revision")

@@ -216,8 +216,9 @@ def test_an_old_server_is_refused(
 ) -> None:
     url = fresh_database(kind)
     monkeypatch.setattr(dialect._Postgresql, "oldest", (99,))
+    monkeypatch.setattr(dialect._Mysql, "oldest", (99, 1))
     monkeypatch.setattr(dialect._Mysql, "oldest_mariadb", (99, 1))
-    with pytest.raises(Conflict, match=r"^The server is (PostgreSQL|MariaDB) 1\d.*newer is needed"):
+    with pytest.raises(Conflict, match=r"^The server is (PostgreSQL|MariaDB|MySQL) \d.*newer is needed"):
         upgrade(url)
 
 

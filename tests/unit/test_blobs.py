@@ -7,6 +7,7 @@ import errno
 import hashlib
 import os
 import pickle
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -107,22 +108,36 @@ async def test_a_commit_can_be_repeated_when_the_file_was_removed_in_between(tmp
     assert files(tmp_path) == [f"{first[0][:2]}/{first[0]}"]
 
 
+STEPS = {
+    "the temporary file": (tempfile, "mkstemp"),
+    "the bytes": (os, "write"),
+    "forcing them to the disk": (os, "fsync"),
+    "the shelf": (Path, "mkdir"),
+    "the name": (Path, "replace"),
+}
+
+
 @pytest.mark.parametrize(("number", "said"), [(errno.ENOSPC, "is full"), (errno.EIO, "cannot be used")])
-async def test_a_disk_that_fails_is_no_defect_of_ours(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, said: str
+@pytest.mark.parametrize("step", STEPS)
+async def test_a_disk_that_fails_is_no_defect_of_ours_leaves_nothing_and_can_be_put_right(
+    tmp_path: Path, step: str, number: int, said: str
 ) -> None:
-    def full(fd: int, data: object) -> int:
+    def fails(*_: object, **__: object) -> int:
         raise OSError(number, os.strerror(number))
 
-    async def send() -> None:
+    async def send() -> tuple[str, int]:
         async with Incoming(Folder(tmp_path)) as file:
-            monkeypatch.setattr(os, "write", full)
-            await file.write(b"x")
-            await file.flush()
+            await file.write(b"x" * 2 * BUFFER_BYTES)
+            return await file.commit()
 
-    with pytest.raises(Unavailable, match=said):
-        await send()
+    await Folder(tmp_path).prepare()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(*STEPS[step], fails)
+        with pytest.raises(Unavailable, match=said):
+            await send()
     assert files(tmp_path) == []
+    sha256, _ = await send()
+    assert files(tmp_path) == [f"{sha256[:2]}/{sha256}"]
 
 
 def test_the_settings_say_where_files_are(tmp_path: Path) -> None:
@@ -183,13 +198,15 @@ async def test_a_commit_reaches_the_disk_before_the_name_does(tmp_path: Path, mo
 
     monkeypatch.setattr(os, "fsync", watched_fsync)
     monkeypatch.setattr(Path, "replace", watched_replace)
-    (tmp_path / "blobs").mkdir()
-    async with Incoming(Folder(tmp_path / "blobs")) as file:
+    await Folder(tmp_path / "data" / "blobs").prepare()
+    assert events == ["sync .", "sync data", "sync data/blobs"], "each new folder is an entry of another"
+    events.clear()
+    async with Incoming(Folder(tmp_path / "data" / "blobs")) as file:
         await file.write(b"x")
         await file.commit()
         name = file.path.name
-    folder = hashlib.sha256(b"x").hexdigest()[:2]
-    assert events == [f"sync blobs/incoming/{name}", "rename", f"sync blobs/{folder}", "sync blobs"]
+    folder = f"data/blobs/{hashlib.sha256(b'x').hexdigest()[:2]}"
+    assert events == [f"sync data/blobs/incoming/{name}", "rename", f"sync {folder}", "sync data/blobs"]
 
 
 async def test_removing_says_whether_there_was_a_file(tmp_path: Path) -> None:

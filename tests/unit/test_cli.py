@@ -9,6 +9,8 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import httpx
 import pytest
 from fake_http import ANSWER, FakeServer, problem
 from fakes import job
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from actors.node import Node, Running
@@ -404,6 +407,16 @@ def test_jobs_shows_what_is_read_and_what_waits(run: Run, server: FakeServer) ->
     assert "damaged" not in result.stdout
     assert "stalled" not in result.stdout
     assert "The PDF is damaged." in run("jobs", "--state", "failed", "--once").stdout
+
+
+def test_in_a_narrow_terminal_a_job_is_one_line_with_its_whole_id() -> None:
+    long = job("0123456789abcdef" * 2, filename="a very long name.pdf", collection="c" * 40, pages_total=1000)
+    board = {"items": [asdict(long)], "complete": True, "counts": {}}
+    shown = StringIO()
+    Console(file=shown, width=80).print(render.jobs(board))
+    lines = shown.getvalue().splitlines()
+    assert [line for line in lines if "0123456789abcdef" * 2 in line and "queued" in line and "0/1000" in line]
+    assert len(lines) == 4
 
 
 def test_jobs_as_json_is_one_value_and_says_whether_it_is_all(run: Run, server: FakeServer) -> None:

@@ -108,6 +108,8 @@ def of_asyncpg(kind: type[Exception]) -> Exception:
         (of_sqlite("SQLITE_BUSY"), Fault.BUSY, Unavailable),
         (of_sqlite("SQLITE_BUSY_SNAPSHOT"), Fault.BUSY, Unavailable),
         (of_sqlite("SQLITE_FULL"), Fault.FULL, Unavailable),
+        (of_sqlite("SQLITE_IOERR_SHMSIZE"), Fault.FULL, Unavailable),
+        (of_sqlite("SQLITE_IOERR_READ"), Fault.LOST, Unavailable),
         (of_sqlite("SQLITE_NOTADB"), Fault.DAMAGED, GatherumError),
         (of_sqlite("SQLITE_CONSTRAINT_UNIQUE"), Fault.TAKEN, Conflict),
         (of_sqlite("SQLITE_ERROR"), Fault.BROKEN, GatherumError),

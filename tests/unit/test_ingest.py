@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
+from unittest.mock import AsyncMock
 
 import pytest
 from fakes import FakePdf, page_reading
@@ -585,3 +586,22 @@ async def test_upkeep_outlives_a_store_that_is_away(bench: Bench) -> None:
     async with running(bench):
         bench.clock.upkeep.release()
         assert await tended(bench) == Tended(0, 0, 0)
+
+
+async def test_while_there_is_more_to_read_again_than_waits_at_once_upkeep_comes_back_soon(bench: Bench) -> None:
+    pauses = asyncio.Queue[float]()
+
+    async def sleep(seconds: float) -> None:
+        pauses.put_nowait(seconds)
+        await bench.clock.upkeep.acquire()
+
+    answers = [Tended(100, 0, 0), Tended(0, 3, 0), Tended(0, 0, 0)]
+    bench.store.database.tend = AsyncMock(side_effect=[*answers, Tended(0, 0, 0)])  # type: ignore[method-assign]
+    settings = SETTINGS.model_copy(update={"poll_s": 1.0, "upkeep_s": 300.0, "workers": 0})
+    bench.ingest._settings, bench.ingest._sleep = settings, sleep
+    async with running(bench):
+        found = []
+        for _ in answers:
+            found.append(await pauses.get())
+            bench.clock.upkeep.release()
+    assert found == [1.0, 300.0, 300.0]

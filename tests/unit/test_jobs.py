@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from actors.errors import Conflict, InvalidInput, ReadingFailed, StaleLease, UnknownCollection, UnknownJob
 from actors.messages import DocumentInfo, JobState, Lease, Upload
-from actors.store import changes, dialect, documents, jobs, lifecycle, progress, queue, readings, upkeep
+from actors.store import changes, deletion, dialect, documents, jobs, lifecycle, progress, queue, readings, upkeep
 from actors.store.lifecycle import (
     DIED,
     JobRow,
@@ -374,6 +374,17 @@ async def test_a_job_whose_process_died_on_the_last_attempt_fails_with_its_docum
     assert (job.state, job.error, document.state) == ("failed", DIED, "failed")
 
 
+async def test_a_job_whose_worker_has_gone_is_found_before_the_queue_or_after_it(engine: AsyncEngine) -> None:
+    world, gone = await ready(engine)
+    await queue_up(world, "other", 2, start=10)
+    world.now += LEASE_S
+    after = [await world.run(jobs.claim, worker="w", lease_s=9.0, pipeline=1, gone_first=False) for _ in range(3)]
+    assert [lease.collection for lease in after] == ["other", "other", gone.collection]
+    await queue_up(world, "other", 1, start=20)
+    world.now += 9.0
+    assert (await world.run(jobs.claim, worker="w", lease_s=9.0, pipeline=1)).attempt > 1
+
+
 async def test_pages_that_could_not_be_read_make_the_document_partial(engine: AsyncEngine) -> None:
     world, lease = await ready(engine)
     packed = readings.pack([page_reading(1), unreadable(2, "bad xref")])
@@ -700,6 +711,25 @@ async def test_a_superseded_reading_stays_while_another_document_shows_it(engine
         assert await upkeep.prune(connection) is None
         assert await readings.count(connection, f"{1:064x}", 1) == 1
     await read_again(receipts[1].document_id, "other")
+    async with engine.begin() as connection:
+        assert await upkeep.prune(connection) == 1
+        assert await upkeep.prune(connection) is None
+        assert await readings.count(connection, f"{1:064x}", 1) == 0
+        assert await readings.count(connection, f"{1:064x}", 2) == 1
+
+
+async def test_a_reading_that_only_a_deleted_document_showed_goes_too(engine: AsyncEngine) -> None:
+    await empty(engine)
+    world = World(engine, 3, 1)
+    receipts = []
+    for pipeline, collection in ((1, "one"), (2, "other")):
+        upload = Upload(f"{1:064x}", 10, "1.pdf", collection, DocumentInfo(1))
+        receipts.append(await world.run(documents.accept, upload=upload, pipeline=pipeline, max_attempts=3))
+        lease = await world.run(jobs.claim, worker="w", lease_s=LEASE_S, pipeline=pipeline)
+        packed = readings.pack([page_reading(1)])
+        await world.run(jobs.commit_pages, job_id=lease.job_id, fence=lease.fence, packed=packed)
+        await world.run(jobs.publish, job_id=lease.job_id, fence=lease.fence)
+    await world.run(deletion.remove_document, document_id=receipts[0].document_id)
     async with engine.begin() as connection:
         assert await upkeep.prune(connection) == 1
         assert await upkeep.prune(connection) is None

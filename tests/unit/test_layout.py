@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import groupby
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.reading import layout
-from actors.reading.layout import Ints, arrange, reading_order
+from actors.reading.layout import arrange, reading_order
 
 PITCH, HEIGHT = 14.0, 11.0
 Line = tuple[str, float, float, float]
@@ -107,7 +108,7 @@ def test_a_single_column_is_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(layout, "reading_order", never)
     lines = np.array([(50, 20 * i, 550, 20 * i + 11) for i in range(40)], dtype=np.float32).T
-    arranged = arrange(lines, np.zeros(40, dtype=np.int64), np.arange(40), np.full(40, 60))
+    arranged = arrange(lines, np.full(40, 60), np.arange(40), np.zeros(40, dtype=np.int64))
     assert arranged.order is None
     assert arranged.gaps.tolist() == [1] * 39
 
@@ -130,9 +131,9 @@ def test_order_is_a_permutation_and_settled(lines: list[tuple[float, float, floa
     repeats = np.arange(len(lines)) % (words + 1) + 1
     arranged = arrange(
         np.repeat(array, repeats, axis=1),
-        np.repeat(np.arange(len(lines)) // 3, repeats),
-        np.repeat(np.arange(len(lines)), repeats),
         np.repeat(chars, repeats),
+        np.cumsum(repeats) - repeats,
+        np.arange(len(lines)) // 3,
     )
     count = int(repeats.sum())
     given_order = np.arange(count) if arranged.order is None else arranged.order
@@ -151,19 +152,37 @@ def test_any_drawing_order_of_the_columns_keeps_them_apart(drawn: list[int]) -> 
     assert [name[0] for name in found] == ["L"] * 12 + ["R"] * 12
 
 
-def words_of(rows: Sequence[Sequence[float]]) -> tuple[layout.Floats, Ints]:
-    """Rows of words 20 points wide, each at the given left edges, and their line numbers as MuPDF has them."""
-    found = [(x, 20.0 * y, x + 20, 20.0 * y + 10) for y, row in enumerate(rows) for x in row]
-    return np.array(found, dtype=np.float32).T, np.arange(len(found))
+@given(st.lists(st.tuples(st.integers(0, 60), st.integers(1, 60)), min_size=1, max_size=12), st.integers(1, 20))
+def test_the_gutter_is_the_middle_of_the_widest_strip_that_fewest_lines_cross(
+    spans: list[tuple[int, int]], height: int
+) -> None:
+    x0 = np.array([left for left, _ in spans], dtype=np.float32)
+    x1 = np.array([left + width for left, width in spans], dtype=np.float32)
+    found = layout._gutter(x0, x1, np.full(len(spans), float(height)))
+    low, high = int(x0.min()), int(x1.max())
+    margin = int((high - low + 1) * layout.MIN_SIDE)
+    points = range(low + margin, high + 1 - margin)
+    over = [sum(left <= point < left + width for left, width in spans) for point in points]
+    strips = [list(run) for _, run in groupby(points, key=lambda point: over[point - points.start] == min(over))]
+    widest = max((run for run in strips if over[run[0] - points.start] == min(over)), key=len)
+    if min(over) > layout.MAX_CROSSING * len(spans) or len(widest) < layout.MIN_GUTTER * height:
+        assert found is None
+    else:
+        assert found == (widest[0] + widest[-1] + 1) / 2
+
+
+def words_of(rows: Sequence[Sequence[float]]) -> layout.Floats:
+    """Rows of words 20 points wide, each at the given left edges."""
+    return np.array([(x, 20.0 * y, x + 20, 20.0 * y + 10) for y, row in enumerate(rows) for x in row], np.float32).T
 
 
 def test_the_cells_of_a_row_are_one_line() -> None:
-    boxes, lines = words_of([(0, 100, 200), (0, 100, 200)])
-    arranged = arrange(boxes, np.array([0, 0, 1, 2, 2, 3]), lines, np.full(6, 3))
+    boxes = words_of([(0, 100, 200), (0, 100, 200)])
+    arranged = arrange(boxes, np.full(6, 3), np.arange(6), np.array([0, 0, 1, 2, 2, 3]))
     assert arranged.gaps.tolist() == [0, 0, 2, 0, 0]
 
 
 def test_text_that_runs_up_the_page_is_no_row() -> None:
     boxes = np.array([(10, 0, 20, 300), (30, 0, 40, 300)], dtype=np.float32).T
-    arranged = arrange(boxes, np.array([0, 0]), np.array([0, 1]), np.array([30, 30]))
+    arranged = arrange(boxes, np.array([30, 30]), np.array([0, 1]), np.array([0, 0]))
     assert arranged.gaps.tolist() == [1]

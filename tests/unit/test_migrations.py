@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,12 @@ def test_the_migrations_make_the_tables_as_the_code_knows_them(tmp_path: Path) -
         context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
         assert compare_metadata(context, metadata) == []
     engine.dispose()
+
+
+def test_several_databases_are_migrated_at_once_in_one_process(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{number}.db" for number in range(6)]
+    with ThreadPoolExecutor(len(paths)) as threads:
+        assert set(threads.map(upgrade, paths)) == {migrations.known()[-1]}
 
 
 def test_the_tables_are_the_same_to_the_letter(tmp_path: Path) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pymupdf
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -24,7 +26,7 @@ from actors.errors import (
     UnknownPage,
 )
 from actors.messages import Page
-from actors.reading import pages
+from actors.reading import pages, textlayer
 from actors.reading.text import assemble, clean
 from actors.reading.triage import Why
 
@@ -89,6 +91,39 @@ def test_what_is_printed_twice_is_read_once(tmp_path: Path, again: float) -> Non
     page, why = first(make(tmp_path / "a.pdf", draw))
     assert " ".join(page.text.split()) == " ".join(TEXT.split())
     assert why is None
+
+
+def test_a_single_line_that_is_printed_twice_is_read_once(tmp_path: Path) -> None:
+    def draw(page: pymupdf.Page) -> None:
+        for left in (40, 40.3):
+            page.insert_text((left, 50), "Titan is the largest moon.")
+
+    page, _ = first(make(tmp_path / "a.pdf", draw))
+    assert page.text == "Titan is the largest moon."
+
+
+odd = st.sampled_from(["\u200b", "\ufeff\u200b", "Titan", "caf\u00e9", "\ufb01rst", "so\u00adft"])
+
+
+@given(st.lists(st.lists(odd, min_size=1, max_size=4), min_size=1, max_size=6))
+def test_words_without_a_character_to_be_seen_leave_the_others_where_they_are(lines: list[list[str]]) -> None:
+    texts = tuple(text for line in lines for text in line)
+    boxes = [
+        (40.0 * x, 20.0 * y, 40.0 * x + 30, 20.0 * y + 12) for y, line in enumerate(lines) for x in range(len(line))
+    ]
+    layer = textlayer.Layer(
+        texts,
+        np.array(boxes, dtype=np.float32).T.tobytes(),
+        [sum(map(len, lines[:index])) for index in range(len(lines))],
+        [0] * len(lines),
+        textlayer.FLAGS,
+    )
+    with pymupdf.open() as document:
+        text, words = textlayer.compose(document.new_page(), layer)
+    seen = [[clean(text) for text in line if clean(text)] for line in lines]
+    assert text == "\n".join(" ".join(line) for line in seen if line)
+    left = [box[0] for box, text in zip(boxes, texts, strict=True) if clean(text)]
+    assert words.array["x0"].tolist() == left
 
 
 def test_spans_are_the_words(tmp_path: Path) -> None:
@@ -222,11 +257,12 @@ def test_a_destroyed_page_does_not_take_the_others_along(tmp_path: Path) -> None
     assert [page.text.count("Titan") for page in read] == [1, 0, 1]
 
 
-def test_a_page_that_mupdf_refuses_has_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(document: pymupdf.Document, source: pymupdf.Page, number: int) -> Page:
+@pytest.mark.parametrize("part", ["extract", "compose"])
+def test_a_page_that_mupdf_refuses_has_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str) -> None:
+    def refuse(*_: object) -> None:
         raise RuntimeError("code=7: cycle in page tree\nmore")
 
-    monkeypatch.setattr(pages, "_read", refuse)
+    monkeypatch.setattr(textlayer, part, refuse)
     page, why = first(make(tmp_path / "a.pdf", write))
     assert (page.error, page.text, why) == ("The page is damaged: code=7: cycle in page tree", "", None)
 
@@ -237,11 +273,67 @@ def test_an_endless_page_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert (page.error, page.text, why) == ("The page has more than 10 characters.", "", None)
 
 
+def stamped(page: pymupdf.Page) -> None:
+    picture(page)
+    page.insert_text((20, 20), "Downloaded today")
+
+
+def broken(page: pymupdf.Page) -> None:
+    page.insert_text((50, 80), TEXT)
+    page.parent.update_stream(page.get_contents()[0], b"/X Do")
+
+
+def bold(page: pymupdf.Page) -> None:
+    for again in (0.0, 0.3):
+        page.insert_text((40 + again, 40), TEXT)
+
+
+KINDS: dict[str, Callable[[pymupdf.Page], object]] = {
+    "text": write,
+    "blank": lambda page: None,
+    "drawing": lambda page: page.draw_line((10, 10), (200, 100)),
+    "stamped": stamped,
+    "broken": broken,
+    "bold": bold,
+}
+
+
+@given(st.lists(st.sampled_from(sorted(KINDS)), min_size=1, max_size=6), st.sampled_from([1, 20, 10_000]))
+@settings(max_examples=40, deadline=None)
+def test_pages_read_together_are_those_read_one_by_one(kinds: list[str], ahead: int) -> None:
+    entered: list[int] = []
+
+    @contextmanager
+    def clock() -> Iterator[None]:
+        entered.append(1)
+        yield
+        entered.append(-1)
+
+    with pymupdf.open() as made:
+        for kind in kinds:
+            KINDS[kind](made.new_page(width=400, height=300))
+        content = made.tobytes()
+    with tempfile.NamedTemporaryFile(suffix=".pdf") as file, pytest.MonkeyPatch.context() as patched:
+        file.write(content)
+        file.flush()
+        patched.setattr(pages, "WORDS_AHEAD", ahead)
+        numbers = [*range(1, len(kinds) + 1), 1]
+        with pages.opened(file.name) as document:
+            single = [pages.read(document, number) for number in numbers]
+            together = list(pages.read_all(document, numbers, clock))
+    assert together == single
+    assert entered == [1, -1] * 2 * len(numbers)
+    wrong = [page.error is not None for page, _ in together[:-1]]
+    assert wrong == [kind == "broken" for kind in kinds]
+
+
 def test_there_is_no_page_zero(tmp_path: Path) -> None:
     with pages.opened(make(tmp_path / "a.pdf", write)) as document:
         for number in (0, 2):
             with pytest.raises(UnknownPage, match=f"no page {number}"):
                 pages.read(document, number)
+            with pytest.raises(UnknownPage, match=f"no page {number}"):
+                list(pages.read_all(document, [1, number]))
 
 
 # --- inspecting -----------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ is written by hand, like those that are there; the tests hold all of them togeth
 from __future__ import annotations
 
 import asyncio
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,9 @@ from config import logs
 from config.settings import DatabaseSettings
 
 VERSION_TABLE = "alembic_version"
+
+_ALEMBIC = threading.Lock()
+"""What revisions call (`op`) stands for one migration a process: other threads, with other databases, wait for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +130,7 @@ def _migrate(connection: Connection, scripts: ScriptDirectory, to: str) -> None:
     def steps(revision: Any, _: MigrationContext) -> Any:
         return scripts._upgrade_revs(to, revision)
 
-    with EnvironmentContext(Config(), scripts, fn=steps) as environment:
+    with _ALEMBIC, EnvironmentContext(Config(), scripts, fn=steps) as environment:
         environment.configure(connection=connection, target_metadata=metadata)
         environment.run_migrations()
 
