@@ -377,11 +377,16 @@ class Pdf:
             async with gate.passed():
                 return await _outcome(task.remote(path, *args, setup))
 
-        try:
-            return await deadline.run(run(), f"{what[0].upper()}{what[1:]}")
-        except PROCESS_DIED as error:
-            logs.get().warning("page_task_died", **setup.context, what=what, error=type(error).__name__)
-            raise ReadingFailed(f"The PDF is damaged: {what} crashed or took too long.") from None
+        # Like a page, a file is given a second chance: a process may be killed for what another one did.
+        for last in (False, True):
+            began = time.monotonic()
+            try:
+                return await deadline.run(run(), f"{what[0].upper()}{what[1:]}")
+            except PROCESS_DIED as error:
+                logs.get().warning("page_task_died", **setup.context, what=what, error=type(error).__name__)
+                if last or time.monotonic() - began >= self._settings.page_timeout_s:
+                    break
+        raise ReadingFailed(f"The PDF is damaged: {what} crashed or took too long.")
 
 
 def _cluster_cpus() -> float:
