@@ -282,7 +282,7 @@ class PlainPdf:
         self._plan, self._trigger = plan, trigger
 
     async def read(
-        self, path: str, numbers: Sequence[int], *, enrich: bool, details: bool = False, deadline: Deadline
+        self, path: str, numbers: Sequence[int], *, enrich: bool, chars: int = 0, deadline: Deadline
     ) -> AsyncIterator[PageRange]:
         """Read pages."""
         for number in numbers:
@@ -291,7 +291,7 @@ class PlainPdf:
             await asyncio.sleep(self._plan.pace_s)
             while self._plan.gate.exists():  # noqa: ASYNC110 -- the test decides it
                 await asyncio.sleep(0.02)
-            yield PageRange((number,), (reading,))
+            yield PageRange((number,), (reading,), len(reading.page.text))
 
 
 def read_page(path: str, number: int) -> PageReading:
