@@ -81,13 +81,14 @@ class PlainPdf:
     """Reads pages here, without tasks."""
 
     async def read(
-        self, path: str, numbers: Sequence[int], *, enrich: bool, details: bool = False, deadline: Deadline
+        self, path: str, numbers: Sequence[int], *, enrich: bool, chars: int = 0, deadline: Deadline
     ) -> AsyncIterator[PageRange]:
         """Read pages, one a range."""
         for number in numbers:
             with pages.opened(path) as document:
                 page, _ = pages.read(document, number)
-            yield PageRange((number,), (PageReading(page, chunking.chunk(page, SETTINGS.pdf.chunk_tokens)),))
+            reading = PageReading(page, chunking.chunk(page, SETTINGS.pdf.chunk_tokens))
+            yield PageRange((number,), (reading,), len(page.text))
 
 
 def main() -> None:
