@@ -10,11 +10,14 @@ cuts, and with text in place of pixels.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+
+from actors.messages import Box
 
 Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.int64]
@@ -46,7 +49,7 @@ class Arrangement:
     gaps: Ints
 
 
-def arrange(boxes: Floats, lengths: Ints, starts: Ints, blocks: Ints) -> Arrangement:
+def arrange(boxes: Floats, lengths: Ints, starts: Ints, blocks: Ints, tables: Sequence[Box] = ()) -> Arrangement:
     """Order words by columns, and make one line of what stands in one row.
 
     Args:
@@ -54,6 +57,7 @@ def arrange(boxes: Floats, lengths: Ints, starts: Ints, blocks: Ints) -> Arrange
         lengths: characters of each word, shape (words,).
         starts: position of the first word of each line as drawn, shape (lines,); the first is 0.
         blocks: block of each line as drawn, shape (lines,).
+        tables: that are known, and are read whole where they stand across columns.
     """
     # Every text page passes here, and what an operation costs is mostly its call: there are as few as will do.
     words = len(lengths)
@@ -69,7 +73,7 @@ def arrange(boxes: Floats, lengths: Ints, starts: Ints, blocks: Ints) -> Arrange
     if side_by_side(outlines):
         counts = np.append(starts[1:], words) - starts
         # Words and the spaces between them.
-        columns = reading_order(outlines, np.add.reduceat(lengths, starts) + counts)
+        columns = reading_order(outlines, np.add.reduceat(lengths, starts) + counts, tables)
         if columns is not None:
             outlines, counts = outlines[:, columns], counts[columns]
             # Each word stands as many places further on as its line moves.
@@ -97,23 +101,24 @@ def side_by_side(lines: Floats) -> bool:
     return bool(beside >= max(MIN_COLUMN_LINES, MIN_BESIDE * len(x0)))
 
 
-def reading_order(lines: Floats, chars: Ints) -> Ints | None:
+def reading_order(lines: Floats, chars: Ints, tables: Sequence[Box] = ()) -> Ints | None:
     """The order of lines by columns.
 
     Args:
         lines: boxes in the order drawn, shape (4, lines), points.
         chars: characters of each line, shape (lines,).
+        tables: boxes, points; one that a gutter runs through parts the columns as a line across them does.
 
     Returns:
         A permutation, shape (lines,): for each band between lines that cross the gutter, the left column, then the
         right one, each in the order drawn unless it has columns itself. None if that is the order drawn.
     """
     drawn = np.arange(lines.shape[1])
-    order = _cut(lines, chars, drawn, MAX_DEPTH)
+    order = _cut(lines, chars, drawn, MAX_DEPTH, tables)
     return None if np.array_equal(order, drawn) else order
 
 
-def _cut(lines: Floats, chars: Ints, members: Ints, depth: int) -> Ints:
+def _cut(lines: Floats, chars: Ints, members: Ints, depth: int, tables: Sequence[Box]) -> Ints:
     """Order some lines of a page.
 
     Args:
@@ -121,6 +126,7 @@ def _cut(lines: Floats, chars: Ints, members: Ints, depth: int) -> Ints:
         chars: of all, shape (lines,).
         members: which are to be ordered, ascending.
         depth: cuts that may follow one inside the other.
+        tables: see `reading_order`.
     """
     if depth == 0 or len(members) < 2 * MIN_COLUMN_LINES:
         return members
@@ -129,11 +135,16 @@ def _cut(lines: Floats, chars: Ints, members: Ints, depth: int) -> Ints:
     if gutter is None:
         return members
     left, right = _sides(x0, x1, gutter)
+    middle = (y0 + y1) / 2
+    for table in tables:
+        if table[0] < gutter < table[2]:
+            cells = _within(table, (x0 + x1) / 2, middle)
+            left, right = left & ~cells, right & ~cells
+            middle[cells] = (table[1] + table[3]) / 2  # of one line, as it were
     length = chars[members]
     if not (_is_column(x0, x1, length, left) and _is_column(x0, x1, length, right) and _beside(y0, y1, left, right)):
         return members
     crossing = ~(left | right)
-    middle = (y0 + y1) / 2
     cuts = np.sort(middle[crossing])
     # The number of crossing lines above each line; a crossing line does not count itself, so it closes its band.
     band = np.searchsorted(cuts, middle)
@@ -145,7 +156,7 @@ def _cut(lines: Floats, chars: Ints, members: Ints, depth: int) -> Ints:
             # A table across the columns: its rows stay whole.
             parts.append(members[beside])
         else:
-            parts.extend(_cut(lines, chars, members[inside & side], depth - 1) for side in (left, right))
+            parts.extend(_cut(lines, chars, members[inside & side], depth - 1, tables) for side in (left, right))
         parts.append(members[inside & crossing])
     return np.concatenate(parts)
 
@@ -181,6 +192,11 @@ def _sides(x0: Floats, x1: Floats, gutter: float) -> tuple[npt.NDArray[np.bool_]
     spanning = np.minimum(to_left, to_right) > SPANNING_SHARE * (x1 - x0)
     left = ~spanning & (to_left >= to_right)
     return left, ~spanning & ~left
+
+
+def _within(box: Box, x: Floats, y: Floats) -> npt.NDArray[np.bool_]:
+    inside: npt.NDArray[np.bool_] = (x >= box[0]) & (x <= box[2]) & (y >= box[1]) & (y <= box[3])
+    return inside
 
 
 def _middle(values: Floats | Ints) -> float:

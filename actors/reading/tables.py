@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from actors.messages import Box, Page, Table
+from actors.reading import textlayer
 from actors.reading.mupdf import pymupdf
 
 MAX_PATHS: Final = 3_000  # drawn on a page; beyond lies a map or a plot, and minutes of looking for cells
@@ -35,7 +36,16 @@ def with_tables(document: pymupdf.Document, page: Page) -> Page:
         return page
     try:
         source = document[page.number - 1]
-        return replace(page, tables=find(source, page)) if suspected(source) else page
+        if not suspected(source):
+            return page
+        found = find(source, page)
+        parted = [table.box for table in found if _parted(page, table.box)]
+        if parted and (layer := textlayer.extract(source)):
+            # Columns are told before tables are known, and the cells of one across them look like lines of both.
+            text, words = textlayer.compose(source, layer, parted)
+            page = replace(page, text=text, words=words)
+            found = find(source, page)
+        return replace(page, tables=found)
     # The finder follows whatever is drawn, and has no error of its own.
     except Exception:  # noqa: BLE001
         return page
@@ -129,26 +139,36 @@ def _table(page: Page, raw: Any) -> Table | None:
     return Table((round(x0, 2), round(y0, 2), round(x1, 2), round(y1, 2)), header, tuple(cells), tuple(lines))
 
 
-def _lies(page: Page, box: Box) -> bool:
-    """Whether the words in a box run up or down the page, so that what looks like a row of cells is a column."""
+def _parted(page: Page, box: Box) -> bool:
+    """Whether other words are read between those of a table."""
+    (inside,) = _inside(page, box).nonzero()
+    return len(inside) > 0 and int(inside[-1] - inside[0]) >= len(inside)
+
+
+def _inside(page: Page, box: Box) -> npt.NDArray[np.bool_]:
+    """Which words of a page stand in a box."""
     words = page.words.array
     x, y = (words["x0"] + words["x1"]) / 2, (words["y0"] + words["y1"]) / 2
-    inside = words[(x >= box[0]) & (x <= box[2]) & (y >= box[1]) & (y <= box[3])]
+    inside: npt.NDArray[np.bool_] = (x >= box[0]) & (x <= box[2]) & (y >= box[1]) & (y <= box[3])
+    return inside
+
+
+def _lies(page: Page, box: Box) -> bool:
+    """Whether the words in a box run up or down the page, so that what looks like a row of cells is a column."""
+    inside = page.words.array[_inside(page, box)]
     long = inside[inside["end"] - inside["start"] >= MIN_WORD_CHARS]
     return bool(2 * np.count_nonzero(long["y1"] - long["y0"] > long["x1"] - long["x0"]) > len(long))
 
 
 def _cells(page: Page, boxes: Iterable[Box | None]) -> tuple[str, ...]:
     """The words inside each box, one line a cell. PyMuPDF's own text of cells loses spaces and is not normalised."""
-    words = page.words.array
-    x, y = (words["x0"] + words["x1"]) / 2, (words["y0"] + words["y1"]) / 2
     texts: list[str] = []
     for box in boxes:
         if box is None:
             # Part of a merged cell, whose text stands in its first.
             texts.append("")
             continue
-        inside = words[(x >= box[0]) & (x <= box[2]) & (y >= box[1]) & (y <= box[3])]
+        inside = page.words.array[_inside(page, box)]
         texts.append(" ".join(page.text[start:end] for start, end in zip(inside["start"], inside["end"], strict=True)))
     return tuple(texts)
 

@@ -7,13 +7,14 @@ Pages that are extracted one after another and composed then take 3 % less than 
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from actors.messages import Words
+from actors.messages import Box, Words
 from actors.reading.layout import arrange
 from actors.reading.mupdf import pymupdf
 from actors.reading.text import assemble, clean
@@ -79,12 +80,13 @@ def extract(source: pymupdf.Page, flags: int = FLAGS, *, mended: bool = False) -
     return Layer(texts, boxes, starts, [blocks[index] for index in starts], flags)
 
 
-def compose(source: pymupdf.Page, layer: Layer) -> tuple[str, Words]:
+def compose(source: pymupdf.Page, layer: Layer, tables: Sequence[Box] = ()) -> tuple[str, Words]:
     """The text of a page, clean and in reading order, and its words.
 
     Args:
         source: the page, for what must be looked at again.
         layer: extracted from it.
+        tables: on it, as displayed, that are to be read whole.
     """
     texts, boxes = layer.texts, layer.array
     lengths = np.fromiter(map(len, texts), np.int64, len(texts))
@@ -95,7 +97,7 @@ def compose(source: pymupdf.Page, layer: Layer) -> tuple[str, Words]:
     starts, blocks = np.array((layer.starts, layer.blocks), dtype=np.int64)
     if layer.flags == FLAGS and _overprinted(boxes[:, starts]):
         once = extract(source, ONCE_FLAGS)
-        return compose(source, once) if once else ("", Words())
+        return compose(source, once, tables) if once else ("", Words())
     joined = "\n".join(texts)
     if not joined.isascii():
         # A soft hyphen is seen at the end of a line only, and some fonts have it for every hyphen.
@@ -113,7 +115,7 @@ def compose(source: pymupdf.Page, layer: Layer) -> tuple[str, Words]:
             left = np.logical_or.reduceat(kept, starts)
             starts, blocks = (np.cumsum(kept) - kept)[starts[left]], blocks[left]
             boxes, lengths = boxes[:, kept], lengths[kept]
-    arranged = arrange(boxes, lengths, starts, blocks)
+    arranged = arrange(boxes, lengths, starts, blocks, tables)
     if arranged.order is not None:
         texts = tuple(texts[index] for index in arranged.order.tolist())
         boxes = boxes[:, arranged.order]

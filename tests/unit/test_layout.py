@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from actors.messages import Box
 from actors.reading import layout
 from actors.reading.layout import arrange, reading_order
 
@@ -30,10 +31,10 @@ def by_rows(*columns: Sequence[Line]) -> list[Line]:
     return [line for row in zip(*columns, strict=True) for line in row]
 
 
-def read(lines: Sequence[Line], *, chars: int = 45) -> list[str]:
+def read(lines: Sequence[Line], *, chars: int = 45, tables: Sequence[Box] = ()) -> list[str]:
     """The names of lines in reading order."""
     boxes = np.array([(left, top, right, top + HEIGHT) for _, left, right, top in lines], dtype=np.float32).T
-    order = reading_order(boxes, np.full(len(lines), chars))
+    order = reading_order(boxes, np.full(len(lines), chars), tables)
     return [lines[index][0] for index in (range(len(lines)) if order is None else order)]
 
 
@@ -69,6 +70,19 @@ def test_a_figure_across_the_page_parts_the_columns() -> None:
     caption = [("C0", 60.0, 540.0, 300.0), ("C1", 60.0, 500.0, 314.0)]
     drawn = [*upper[0], *lower[0], *upper[1], *lower[1], *caption]
     assert read(drawn) == names(*upper, caption, *lower)
+
+
+def test_a_table_that_is_known_parts_columns_only_where_their_gutter_runs_through_it() -> None:
+    upper, lower = two_columns(top=60, count=6), two_columns(top=400, count=6)
+    cells = [
+        (f"C{row}{place}", left, left + 60, 200.0 + 30 * row)
+        for row in range(3)
+        for place, left in enumerate((60.0, 320.0, 450.0))
+    ]
+    drawn = [*upper[0], *lower[0], *upper[1], *lower[1], *cells]
+    assert read(drawn, tables=[(50, 190, 560, 290)]) == names(*upper, cells, *lower)
+    inside = [(50.0, 190.0, 140.0, 290.0)]
+    assert read(drawn, tables=inside) == read(drawn)
 
 
 def test_a_caption_in_a_column_stays_in_it() -> None:

@@ -126,6 +126,39 @@ def test_a_ruled_table_has_rows_and_a_header(path: str) -> None:
     assert rows.text.split() == " ".join(" ".join(row) for row in ROWS).split()
 
 
+def test_a_table_across_two_columns_parts_them_and_is_read_whole(path: str) -> None:
+    def column(name: str, half: str) -> list[str]:
+        return [f"{name} {half}, line {number} of running text" for number in range(8)]
+
+    with pymupdf.open() as document:
+        page = document.new_page()
+        for half, top in (("upper", 60.0), ("lower", 320.0)):
+            for name, left in (("Left", 40.0), ("Right", 310.0)):
+                for number, line in enumerate(column(name, half)):
+                    page.insert_text((left, top + 14 * number), line)
+        for number, row in enumerate(ROWS):
+            for left, cell in zip((50, 230, 410), row, strict=True):
+                page.insert_text((left, 216 + 20 * number), cell)
+        for level in range(len(ROWS) + 1):
+            page.draw_line((45, 202 + 20 * level), (550, 202 + 20 * level))
+        for upright in (45, 225, 405, 550):
+            page.draw_line((upright, 202), (upright, 202 + 20 * len(ROWS)))
+        document.save(path)
+    with pages.opened(path) as document:
+        plain = pages.read(document, 1)[0]
+        read = tables.with_tables(document, plain)
+    (table,) = read.tables
+    assert (table.header, list(table.rows)) == (ROWS[0], ROWS[1:])
+    order = [*column("Left", "upper"), *column("Right", "upper"), *(" ".join(row) for row in ROWS)]
+    assert read.text.replace("\n\n", "\n").split("\n") == order + column("Left", "lower") + column("Right", "lower")
+    array = read.words.array
+    assert [read.text[start:end] for start, end in zip(array["start"], array["end"], strict=True)] == read.text.split()
+    # The cells of each row are taken for lines of the columns where the table is not known.
+    assert sorted(plain.text.split()) == sorted(read.text.split())
+    assert plain.text != read.text
+    assert [each.kind for each in chunk(read, 200)] == ["text", "table", "text"]
+
+
 def test_a_table_that_lies_on_its_side_is_left_to_its_text(path: str) -> None:
     with pymupdf.open() as document:
         page = document.new_page()
