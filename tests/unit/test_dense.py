@@ -118,7 +118,8 @@ def test_searches_go_on_while_a_graph_is_built() -> None:
     done = threading.Event()
 
     def search() -> None:
-        while not done.is_set():
+        # With a pause: a lock is not fair, and a thread that does nothing but search would keep it to itself.
+        while not done.wait(0.001):
             seen.append(set(found(index, query, 20)))
 
     searching = threading.Thread(target=search)
