@@ -360,7 +360,12 @@ async def board_of(client: AsyncClient, states: list[str], collection: str | Non
         complete = complete and page["next"] is None
     health = await client.health()
     database = health["replicas"].get("database-0", {})
-    return {"items": items, "complete": complete, "counts": database.get("detail", {}).get("jobs", {})}
+    return {
+        "items": items,
+        "complete": complete,
+        "counts": database.get("detail", {}).get("jobs", {}),
+        "trouble": health["trouble"],
+    }
 
 
 JobId = Annotated[str, typer.Argument(metavar="JOB_ID", help="As in the receipt of the upload, or in the table.")]

@@ -326,6 +326,7 @@ class HealthView(BaseModel):
 
     status: Literal["ok", "degraded"]
     not_ready: list[str] = Field(description="Actors that cannot do their work now.")
+    trouble: list[str] = Field(description="What actors that are ready wait for, or go on without, and why.")
     replicas: dict[str, ReplicaView]
 
 

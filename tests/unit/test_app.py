@@ -151,7 +151,13 @@ async def test_not_ready_names_what_is_not(client: httpx.AsyncClient, backend: B
     assert answer.status_code == 503
     assert answer.json()["not_ready"] == ["retrieval-0", "entities-0"]
     assert (await client.get("/health")).json()["status"] == "degraded"
+    backend.states = {"ingest-0": Health("ingest", True, 1, "n", {"trouble": {"waiting jobs": "The disk is full."}})}
+    state = (await client.get("/health")).json()
+    assert (state["status"], state["not_ready"]) == ("degraded", [])
+    assert state["trouble"] == ["ingest-0: waiting jobs: The disk is full."]
+    assert (await client.get("/ready")).status_code == 200
     backend.states = {"database-0": Health("database", True, 1, "n")}
+    assert (await client.get("/health")).json()["status"] == "ok"
     assert (await client.get("/ready")).status_code == 200
 
 
