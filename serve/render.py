@@ -190,10 +190,9 @@ def jobs(board: Mapping[str, Any]) -> RenderableType:
     # A line a job: of names as much as there is room for.
     for column in table.columns[1:3]:
         column.no_wrap, column.header = False, Text(str(column.header), no_wrap=True, overflow="ellipsis")
-    waits = _waits(board)
     for job in board["items"]:
         # A mean of what was read before is no speed, while nothing is.
-        speed, left = (None, None) if waits else (job["pages_per_s"], job["eta_s"])
+        speed, left = (None, None) if board["waits"] else (job["pages_per_s"], job["eta_s"])
         table.add_row(
             Text(job["job_id"]),
             Text(job["filename"], no_wrap=True, overflow="ellipsis"),
@@ -216,7 +215,7 @@ def _in_all(board: Mapping[str, Any]) -> Text:
     parts = [", ".join(counts) or "Nothing to do"]
     under_way = [job for job in board["items"] if job["state"] in ("reading", "queued")]
     speed = sum(job["pages_per_s"] or 0.0 for job in under_way if job["state"] == "reading")
-    if speed and not _waits(board):
+    if speed and not board["waits"]:
         parts.append(f"{speed:.1f} pages/s")
         if board["complete"]:
             left = sum(job["pages_total"] - job["pages_done"] for job in under_way)
@@ -225,10 +224,6 @@ def _in_all(board: Mapping[str, Any]) -> Text:
     for trouble in board["trouble"]:
         told.append(f"\n{trouble}", style="yellow")
     return told
-
-
-def _waits(board: Mapping[str, Any]) -> bool:
-    return any(trouble.startswith("ingest-") for trouble in board["trouble"])
 
 
 def duration(seconds: float) -> str:

@@ -24,6 +24,7 @@ from typer.testing import CliRunner, Result
 from actors.node import Node, Running
 from serve import bulk, estimate, launch, render
 from serve.cli import app
+from serve.client import ClientError, Unreachable
 
 # `serve.cli` may be shadowed by an attribute; the module itself is wanted.
 cli = importlib.import_module("serve.cli")
@@ -425,7 +426,7 @@ def test_jobs_that_wait_for_room_say_so_and_no_speed(run: Run, server: FakeServe
 
 def test_in_a_narrow_terminal_a_job_is_one_line_with_its_whole_id() -> None:
     long = job("0123456789abcdef" * 2, filename="a very long name.pdf", collection="c" * 40, pages_total=1000)
-    board = {"items": [asdict(long)], "complete": True, "counts": {}, "trouble": []}
+    board = {"items": [asdict(long)], "complete": True, "counts": {}, "trouble": [], "waits": False}
     shown = StringIO()
     Console(file=shown, width=80).print(render.jobs(board))
     lines = shown.getvalue().splitlines()
@@ -448,7 +449,12 @@ def test_nothing_to_do_is_said(run: Run, server: FakeServer) -> None:
 async def test_the_table_is_kept_up_to_date_until_it_is_cancelled(
     server: FakeServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    boards = iter([{"items": [], "complete": True, "counts": {"queued": number}, "trouble": []} for number in (3, 2)])
+    boards = iter(
+        [
+            {"items": [], "complete": True, "counts": {"queued": number}, "trouble": [], "waits": False}
+            for number in (3, 2)
+        ]
+    )
 
     async def look() -> dict[str, Any]:
         try:
@@ -459,6 +465,28 @@ async def test_the_table_is_kept_up_to_date_until_it_is_cancelled(
     with pytest.raises(asyncio.CancelledError):
         await render.keep_shown(look, render.jobs)
     assert "2 waiting" in capsys.readouterr().out
+
+
+async def test_a_table_that_is_shown_outlives_a_restart_of_the_server() -> None:
+    board = {"items": [], "complete": True, "counts": {"queued": 2}, "trouble": [], "waits": False}
+    looks: list[dict[str, Any] | ClientError] = [board, Unreachable("Gatherum does not answer."), board]
+
+    async def look() -> dict[str, Any]:
+        seen = looks.pop(0)
+        if isinstance(seen, ClientError):
+            raise seen
+        return seen
+
+    again = cli.over_outages(look)
+    assert await again() == board
+    missed = await again()
+    assert (missed["counts"], missed["waits"]) == ({"queued": 2}, True)
+    assert missed["trouble"] == ["As it was before: Gatherum does not answer."]
+    assert await again() == board
+    # One that never answered is told at once.
+    looks = [Unreachable("Gatherum does not answer.")]
+    with pytest.raises(Unreachable):
+        await cli.over_outages(look)()
 
 
 def test_jobs_are_cancelled_and_retried_by_id(run: Run, server: FakeServer) -> None:
