@@ -300,14 +300,12 @@ class PageRange:
 
     Attributes:
         pages: their numbers, from 1, ascending.
-        readings: a reference to `tuple[PageReading, ...]` in the object store, or (without Ray, or for a page that is
-            given up) the tuple itself. It is passed on as it is; a call that takes it as an argument of its own
-            receives the tuple.
+        readings: of these pages.
         chars: length of their text.
     """
 
     pages: tuple[int, ...]
-    readings: Any
+    readings: tuple[PageReading, ...]
     chars: int = 0
 
 

@@ -1,9 +1,9 @@
 """Pdf: reads a document by fanning its pages out as Ray tasks.
 
 Pages are read in tasks, not in the actor, because a PDF is hostile input: MuPDF may crash, hang or eat memory, and a
-task takes only its own process down. The actor sees small reports; the pages themselves go from the task to whoever
-needs them as object references. Text layers are read in long ranges first; pages that turn out to need optical
-recognition, a thousand times slower, are dealt out again in short ranges so that they spread over all cores. Where
+task takes only its own process down. The actor plans by small reports; the pages themselves stay in the object store
+until it gives them out. Text layers are read in long ranges first; pages that turn out to need optical recognition, a
+thousand times slower, are dealt out again in short ranges so that they spread over all cores. Where
 chunks are wanted of a document that is scanned, a dozen of its pages come before all others, and are cut into chunks
 when all of them are in: only together do they show what is a running head.
 """
@@ -36,6 +36,7 @@ from actors.deadline import Deadline
 from actors.errors import DeadlineExceeded, GatherumError, InvalidInput, NotFound, ReadingFailed, Unavailable
 from actors.gate import Gate
 from actors.messages import Box, DocumentInfo, Health, Page, PageRange, PageReading, Words
+from actors.pool import value_of
 from actors.reading import limits, tasks
 from actors.reading.allowance import Allowance, Ledger
 from actors.reading.ranges import Range, after_failure, ingest_width, quick_size, split, split_scanned
@@ -249,7 +250,7 @@ class Pdf:
                     async for report, readings in found:
                         chars += report.chars
                         limits.check_text(chars, self._settings.max_text_mb)
-                        yield PageRange(report.done, readings, report.chars)
+                        yield await _given(report, readings, deadline)
                         wanted.difference_update(report.done)
             size = self._settings.range_pages
             if not (enrich or details or images):
@@ -260,7 +261,7 @@ class Pdf:
                     chars += report.chars
                     limits.check_text(chars, self._settings.max_text_mb)
                     if report.done:
-                        yield PageRange(report.done, readings, report.chars)
+                        yield await _given(report, readings, deadline)
         finally:
             self._documents -= 1
 
@@ -376,11 +377,16 @@ class Pdf:
             async with gate.passed():
                 return await _outcome(task.remote(path, *args, setup))
 
-        try:
-            return await deadline.run(run(), f"{what[0].upper()}{what[1:]}")
-        except PROCESS_DIED as error:
-            logs.get().warning("page_task_died", **setup.context, what=what, error=type(error).__name__)
-            raise ReadingFailed(f"The PDF is damaged: {what} crashed or took too long.") from None
+        # Like a page, a file is given a second chance: a process may be killed for what another one did.
+        for last in (False, True):
+            began = time.monotonic()
+            try:
+                return await deadline.run(run(), f"{what[0].upper()}{what[1:]}")
+            except PROCESS_DIED as error:
+                logs.get().warning("page_task_died", **setup.context, what=what, error=type(error).__name__)
+                if last or time.monotonic() - began >= self._settings.page_timeout_s:
+                    break
+        raise ReadingFailed(f"The PDF is damaged: {what} crashed or took too long.")
 
 
 def _cluster_cpus() -> float:
@@ -422,6 +428,15 @@ async def _outcome(ref: Any) -> Any:
         raise
     except RayError as error:
         raise Unavailable("Page tasks cannot run at the moment. Try again.") from error
+
+
+async def _given(report: Report, readings: Any, deadline: Deadline) -> PageRange:
+    """What a task read, as it goes out: the pages, and not a reference to them.
+
+    Ray 2.60 forgets who holds a reference inside an item of a stream that waits to be taken: where the consumer paused
+    for half a second, the pages of every such item were gone, if they were more than the 100 KB that travel inline.
+    """
+    return PageRange(report.done, await value_of(readings, deadline=deadline), report.chars)
 
 
 def _unreadable(number: int, reason: str) -> PageReading:

@@ -162,7 +162,7 @@ async def attempt(role: Pdf, settings: Settings, name: str, path: Path) -> Outco
         wanted = range(1, min(info.pages, PAGES_READ) + 1)
         missing, errors = set(wanted), []
         async for part in role.read(str(path), wanted, enrich=False, deadline=deadline):
-            readings = await part.readings if isinstance(part.readings, ray.ObjectRef) else part.readings
+            readings = part.readings
             missing.difference_update(reading.page.number for reading in readings)
             errors += [reading.page.error for reading in readings if reading.page.error]
         if missing:

@@ -181,7 +181,7 @@ def read(role: Pdf, path: Path, numbers: list[int]) -> list[Page]:
     async def run() -> list[Page]:
         found: list[Page] = []
         async for part in role.read(str(path), numbers, enrich=False, deadline=Deadline.after(BUDGET_S)):
-            readings = await part.readings if isinstance(part.readings, ray.ObjectRef) else part.readings
+            readings = part.readings
             found += [reading.page for reading in readings if isinstance(reading, PageReading)]
         return sorted(found, key=lambda page: page.number)
 

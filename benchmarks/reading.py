@@ -247,7 +247,7 @@ async def read(role: Pdf, documents: list[Document], *, enrich: bool) -> None:
             done = 0
             wanted = range(1, count + 1)
             async for part in role.read(path, wanted, enrich=enrich, deadline=Deadline.after(BUDGET_S)):
-                done += len(await part.readings if isinstance(part.readings, ray.ObjectRef) else part.readings)
+                done += len(part.readings)
             if done != count:
                 raise RuntimeError(f"{done} of {count} pages came back from {path}.")
 

@@ -45,8 +45,7 @@ def decide(texts: Sequence[str], ends: Iterable[int]) -> dict[int, Join]:
     Returns:
         Position of the first part to what becomes of its hyphen.
     """
-    found: dict[int, Join] = {}
-    seen: Counter[str] = Counter()
+    divided: dict[int, tuple[str, str, str]] = {}
     for index in ends:
         if texts[index][-1] not in "-\u2010":
             continue
@@ -55,17 +54,19 @@ def decide(texts: Sequence[str], ends: Iterable[int]) -> dict[int, Join]:
             continue
         if not second[0][0].islower() or second[0] in _SUSPENDED:
             continue
-        if not seen:
-            # Collected only on pages that have such a hyphen. A divided word is seen as its two parts.
-            seen.update(_WORD.findall("\n".join(texts).casefold().replace("\u2010", "-")))
-        found[index] = _judge(first[1], first[2].casefold(), second[0].casefold(), seen)
-    return found
+        divided[index] = first[1], first[2].casefold(), second[0].casefold()
+    if not divided:
+        return {}
+    # Counted only on pages that have such a hyphen. A divided word is seen as its two parts, which are no words of the
+    # page for that: what is divided alike on two lines would be a compound.
+    seen = Counter(_WORD.findall("\n".join(texts).casefold().replace("\u2010", "-")))
+    seen.subtract(part for parts in divided.values() for part in parts[1:])
+    return {index: _judge(*parts, seen) for index, parts in divided.items()}
 
 
 def _judge(before: str, first: str, second: str, seen: Counter[str]) -> Join:
-    if seen[first + second]:
+    if seen[first + second] > 0:
         return Join.DROP
-    compound = before or len(first) == 1 or first in _COMPOUND or seen[f"{first}-{second}"]
-    # One of each occurrence is the part itself.
-    free = len(first) >= MIN_WORD_CHARS <= len(second) and seen[first] > 1 and seen[second] > 1
+    compound = before or len(first) == 1 or first in _COMPOUND or seen[f"{first}-{second}"] > 0
+    free = len(first) >= MIN_WORD_CHARS <= len(second) and seen[first] > 0 and seen[second] > 0
     return Join.KEEP if compound or free else Join.DROP

@@ -22,7 +22,6 @@ from actors.deadline import Deadline
 from actors.errors import DocumentTooLarge, GatherumError, InvalidInput, Unavailable
 from actors.messages import DocumentInfo, Page
 from actors.pdf import Pdf
-from actors.pool import value_of
 from actors.reading import limits
 from actors.reading.allowance import Allowance
 from actors.store.blobs import Incoming
@@ -36,7 +35,7 @@ from serve.streaming import Stream, generator, unless_gone
 PATH: Final = "/v1/extract"
 NDJSON: Final = "application/x-ndjson"
 WINDOW: Final = 256
-"""Pages asked for together: enough two-page ranges of scans for 64 cores, 13 MB of text in the object store."""
+"""Pages asked for together: enough two-page ranges of scans for 64 cores, 13 MB of text that may wait here."""
 
 router = APIRouter(tags=["documents"])
 
@@ -180,22 +179,15 @@ async def in_order(
     chars = 0
     for first in range(0, len(pages), WINDOW):
         due = deque(pages[first : first + WINDOW])
-        ranges: dict[int, Any] = {}
         read: dict[int, Page] = {}
         # A copy, because without Ray the role would see what is given out meanwhile.
         left = images and Allowance(images.left, set(images.sent))
         window = pdf.read(path, tuple(due), enrich=False, details=details, images=left, deadline=deadline)
         async with aclosing(generator(window)) as found:
             async for part in found:
-                ranges.update(dict.fromkeys(part.pages, part.readings))
-                while due and due[0] in ranges:
-                    if due[0] not in read:
-                        # Only when its turn has come: until then the pages stay in the object store.
-                        readings = await value_of(ranges[due[0]], deadline=deadline)
-                        read.update((reading.page.number, reading.page) for reading in readings)
-                    number = due.popleft()
-                    del ranges[number]
-                    page = read.pop(number)
+                read.update((reading.page.number, reading.page) for reading in part.readings)
+                while due and due[0] in read:
+                    page = read.pop(due.popleft())
                     chars += len(page.text)
                     limits.check_text(chars, max_text_mb)
                     yield page

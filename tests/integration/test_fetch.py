@@ -32,7 +32,7 @@ from actors.errors import (
 )
 from actors.store.blobs import Folder, Incoming
 from config.settings import load
-from serve.fetch import Fetcher
+from serve.fetch import PIECE_BYTES, Fetcher, _Inflate
 
 PDF = b"%PDF-1.7\n" + b"x" * 5000 + b"\n%%EOF\n"
 Handler = Callable[[bytes, asyncio.StreamWriter], Awaitable[None]]
@@ -450,3 +450,10 @@ async def test_more_than_the_bound_are_turned_away(server: Server, tmp_path: Pat
     gate.set()
     assert (await first)[1] == PDF
     assert (await fetch(local, server.url(), tmp_path))[1] == PDF
+
+
+def test_what_is_compressed_a_thousandfold_is_decoded_in_bounded_pieces() -> None:
+    inflate = _Inflate()
+    pieces = list(inflate.feed(gzip.compress(bytes(10_000_000))))
+    assert max(map(len, pieces)) <= PIECE_BYTES
+    assert (b"".join(pieces), inflate.ended) == (bytes(10_000_000), True)

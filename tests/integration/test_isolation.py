@@ -67,7 +67,7 @@ async def read(pdf: Pdf, path: str) -> dict[int, Page]:
     found: dict[int, Page] = {}
     stream: AsyncIterator[PageRange] = pdf.read(path, range(1, 8), enrich=False, deadline=Deadline.after(60))
     async for part in stream:
-        readings = await part.readings if isinstance(part.readings, ray.ObjectRef) else part.readings
+        readings = part.readings
         for reading in readings:
             assert reading.page.number not in found
             found[reading.page.number] = reading.page

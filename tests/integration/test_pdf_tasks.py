@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pickle
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -19,7 +20,7 @@ from actors.errors import DeadlineExceeded, EncryptedPdf, NotAPdf, UnknownPage
 from actors.messages import PageRange, PageReading
 from actors.pdf import Pdf
 from actors.reading.ranges import Range
-from config.settings import Settings, load
+from config.settings import EntitiesSettings, LogSettings, PdfSettings, load
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_node")]
 
@@ -46,16 +47,19 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
+def given(**overrides: Any) -> tuple[PdfSettings, EntitiesSettings, LogSettings]:
+    settings = load({"pdf.range_pages": 3, **{f"pdf.{name}": value for name, value in overrides.items()}})
+    return settings.pdf, settings.entities, settings.logs
+
+
 def role(**overrides: Any) -> Pdf:
-    settings: Settings = load({"pdf.range_pages": 3, **{f"pdf.{name}": value for name, value in overrides.items()}})
-    return Pdf(settings.pdf, settings.entities, settings.logs)
+    return Pdf(*given(**overrides))
 
 
 async def collect(stream: AsyncIterator[PageRange]) -> dict[int, PageReading]:
     readings: dict[int, PageReading] = {}
     async for found in stream:
-        part = await found.readings if isinstance(found.readings, ray.ObjectRef) else found.readings
-        for reading in part:
+        for reading in found.readings:
             assert reading.page.number in found.pages
             assert reading.page.number not in readings
             readings[reading.page.number] = reading
@@ -104,6 +108,29 @@ async def test_a_document_is_read_with_text_scans_chunks_and_names(library: str)
         assert [chunk.text for chunk in reading.chunks] == [page.text]
         assert "Christiaan Huygens" in [mention.text for mention in reading.mentions]
         assert {mention.page for mention in reading.mentions} == {number}
+
+
+async def test_pages_wait_for_a_slow_reader(tmp_path: Path) -> None:
+    # More than 100 KB a range: less travels inline, and would be there in any case.
+    path = str(tmp_path / "long.pdf")
+    with pymupdf.open() as document:
+        for _ in range(60):
+            page = document.new_page()
+            for line in range(60):
+                page.insert_text((40, 40 + 13 * line), 16 * "moon " + f"{line}", fontsize=9)
+        document.save(path)
+    host: Any = ray.remote(num_cpus=0)(Pdf).remote(*given(range_pages=10))
+    stream = host.read.options(num_returns="streaming", _generator_backpressure_num_objects=8).remote(
+        path, range(1, 61), enrich=False, details=True, deadline=deadline()
+    )
+    parts: list[PageRange] = []
+    async for item in stream:
+        parts.append(await item)
+        await asyncio.sleep(1.5 if len(parts) == 1 else 0)
+    ray.kill(host)
+    readings = [reading for part in parts for reading in part.readings]
+    assert sorted(reading.page.number for reading in readings) == list(range(1, 61))
+    assert all(len(pickle.dumps(part.readings)) > 100_000 for part in parts)
 
 
 async def test_only_the_pages_asked_for_are_read(library: str) -> None:

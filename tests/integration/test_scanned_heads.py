@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pymupdf
 import pytest
-import ray
 
 from actors.deadline import Deadline
 from actors.messages import Chunk, PageReading
@@ -41,7 +40,7 @@ async def read(path: str, pages: list[int]) -> dict[int, PageReading]:
         path, pages, enrich=True, deadline=Deadline.after(150)
     )
     async for part in stream:
-        readings = await part.readings if isinstance(part.readings, ray.ObjectRef) else part.readings
+        readings = part.readings
         assert [reading.page.number for reading in readings] == list(part.pages)
         assert not found.keys() & part.pages
         found.update({reading.page.number: reading for reading in readings})

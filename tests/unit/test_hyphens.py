@@ -41,6 +41,11 @@ def set_lines(text: str) -> tuple[str, Words]:
         ("ice-rich and ice-\nrich rock", "ice-rich and ice-rich\nrock"),
         ("icerich, ice-rich, ice-\nrich", "icerich, ice-rich, icerich"),
         ("time is bound, time-\nbound is bound", "time is bound, time-bound\nis bound"),
+        ("a naviga-\ntion of naviga-\ntion", "a navigation\nof navigation"),
+        (
+            "a time-\nbound or time-\nbound thing is bound in time",
+            "a time-bound\nor time-bound\nthing is bound in time",
+        ),
         ("in the atmos-\n\nphere of Titan", "in the atmosphere\nof Titan"),
         ("a mul-\nti-\nlingual text", "a multilingual\ntext"),
         ("a dash -\nand more", "a dash -\nand more"),

@@ -164,8 +164,8 @@ async def test_the_log_says_whose_task_died(role: Pdf) -> None:
         await run(role, lambda part: WorkerCrashedError(), 1)
         with pytest.raises(ReadingFailed):
             await role.inspect("/folder/a.pdf", deadline=Deadline.after(60))
-    assert [(entry["event"], entry["file"]) for entry in logged] == [("page_task_died", "a.pdf")] * 3
-    assert [entry.get("pages") or entry["what"] for entry in logged] == [(1,), (1,), "opening the PDF"]
+    assert [(entry["event"], entry["file"]) for entry in logged] == [("page_task_died", "a.pdf")] * 4
+    assert [entry.get("pages") or entry["what"] for entry in logged] == [(1,)] * 2 + ["opening the PDF"] * 2
 
 
 async def test_after_a_time_limit_each_page_is_tried_alone(role: Pdf, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -389,6 +389,27 @@ async def test_errors_of_light_tasks_have_our_types(role: Pdf) -> None:
     role._inspect_file = FakeTask(lambda path, setup: WorkerCrashedError())
     with pytest.raises(ReadingFailed, match="opening the PDF crashed"):
         await role.inspect("a.pdf", deadline=Deadline.after(60))
+
+
+async def test_a_process_killed_from_outside_while_it_opens_a_file_costs_nothing(role: Pdf) -> None:
+    deaths = iter([WorkerCrashedError()])
+    role._inspect_file = FakeTask(lambda path, setup: next(deaths, None) or DocumentInfo(3))
+    assert await role.inspect("a.pdf", deadline=Deadline.after(60)) == DocumentInfo(3)
+
+
+async def test_a_file_that_hangs_while_it_is_opened_is_tried_once(role: Pdf, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("actors.pdf.time.monotonic", lambda: now)
+
+    def hang(path: str, setup: Setup) -> Exception:
+        nonlocal now
+        now += 7
+        return WorkerCrashedError()
+
+    role._inspect_file = FakeTask(hang)
+    with pytest.raises(ReadingFailed, match="opening the PDF crashed"):
+        await role.inspect("a.pdf", deadline=Deadline.after(60))
+    assert len(role._inspect_file.calls) == 1
 
 
 async def test_light_tasks_are_bounded_and_killed_when_late(role: Pdf, cancelled: list[Any]) -> None:
