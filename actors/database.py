@@ -60,6 +60,7 @@ from actors.store import (
     keys,
     progress,
     queue,
+    room,
     sources,
     sweeping,
     upkeep,
@@ -163,6 +164,8 @@ class Database:
         self._url = dialect.parse_url(url)
         self._blobs = blobs
         self._blob_settings = blob_settings
+        file = dialect.file_of(self._url)
+        self._disks = {"files": blobs.incoming, **({} if file is None else {"the database": file.parent})}
         self._sweeping: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
         self._max_attempts = max_attempts
@@ -205,12 +208,13 @@ class Database:
         await deadline.run(self.stop(), "Closing the store")
 
     async def health(self, *, deadline: Deadline) -> Health:
-        """Whether the store answers, and how fast."""
+        """Whether the store answers, how fast, and whether it has room."""
         detail: dict[str, Any] = {"dialect": self._url.get_backend_name(), "revision": self._revision}
         try:
             ping = self._within(self._store.ping(), deadline, "the health check")
             detail["round_trip_ms"] = round(await ping, 2)
             detail["change"], detail["jobs"] = await self._read(_figures, deadline, "the health check")
+            detail["trouble"] = await deadline.run(asyncio.to_thread(room.shortages, self._disks), "The health check")
         except GatherumError as error:
             detail["error"] = error.detail
         return Health(self.ROLE, "error" not in detail, os.getpid(), socket.gethostname(), detail)

@@ -102,6 +102,8 @@ class Entities:
         # When each source is read again, monotonic: its data change without a word to us.
         self._due: dict[str, float] = {}
         self._trouble: dict[str, str] = {}
+        # Sources that could not be read when last tried, and why.
+        self._unread: dict[str, str] = {}
         self._followers: list[asyncio.Task[None]] = []
         self._reader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spacy")
         self._extractions: set[Future[list[tuple[Mention, ...]]]] = set()
@@ -136,7 +138,7 @@ class Entities:
                 "change": self._change or 0,
                 "values": {name: len(values) for name, values in self._values.items()},
                 "extractions": len(self._extractions),
-                "trouble": self._trouble,
+                "trouble": {**self._trouble, **{f"source {name}": why for name, why in self._unread.items()}},
             },
         )
 
@@ -257,7 +259,8 @@ class Entities:
                 self._trouble.pop(what, None)
             except Exception as error:  # noqa: BLE001 - whatever it is, a follower that ends would go unnoticed
                 failures += 1
-                self._trouble[what] = error.code if isinstance(error, GatherumError) else type(error).__name__
+                told = error.detail if isinstance(error, GatherumError) else "An internal error; the log says which."
+                self._trouble[what] = told
                 expected = isinstance(error, Unavailable | DeadlineExceeded)
                 logs.get().warning(
                     "entities_behind", what=what, failures=failures, error=str(error), exc_info=not expected
@@ -326,6 +329,7 @@ class Entities:
             self._due = {source.name: time.monotonic() for source in sources}
             for name in self._values.keys() - self._due:
                 await self._change_phrases(self._exchange, self._values.pop(name), {})
+            self._unread = {name: why for name, why in self._unread.items() if name in self._due}
         now = time.monotonic()
         async with asyncio.TaskGroup() as group:
             for name, due in self._due.items():
@@ -351,9 +355,13 @@ class Entities:
         try:
             values = dict.fromkeys(await self._database.source_values(source, deadline=Deadline.after(CALL_S)))
         except GatherumError as error:
-            logs.get().warning("source_values_failed", source=source, code=error.code, error=error.detail)
+            if self._unread.get(source) != error.detail:
+                # Once, and not at every try: a root that is not set stays so until the next start.
+                logs.get().warning("source_values_failed", source=source, code=error.code, error=error.detail)
+            self._unread[source] = error.detail
             self._due[source] = time.monotonic() + self._settings.poll_s
             return
+        self._unread.pop(source, None)
         self._due[source] = time.monotonic() + self._settings.refresh_s
         await self._change_phrases(self._exchange, self._values.get(source, {}), values)
         self._values[source] = values

@@ -51,6 +51,8 @@ CALL_S = 30.0
 FAREWELL_S = 5.0
 """Budget for giving a job back when stopping, s."""
 
+JOBS = "waiting jobs"
+
 CLOCK_SLACK_S = 1.0
 """By which another process may find a deadline past before this one does, s."""
 
@@ -94,6 +96,8 @@ class Ingest:
         self._document_timeout_s = document_timeout_s
         self._dice = dice or random.Random()  # noqa: S311 -- no secret depends on it
         self._sleep = sleep
+        # Why jobs wait that could be read, by what waits; empty when nothing does.
+        self._trouble: dict[str, str] = {}
         self._work = asyncio.Event()
         self._looking = asyncio.Lock()
         self._loops: list[asyncio.Task[None]] = []
@@ -125,9 +129,9 @@ class Ingest:
         await deadline.run(self.stop(), "Giving jobs back")
 
     async def health(self, *, deadline: Deadline) -> Health:
-        """How many workers run, and what is being read."""
+        """How many workers run, what is being read, and what is waited for."""
         running = sum(not loop.done() for loop in self._loops)
-        detail = {"workers": running, "reading": sorted(self._busy.values())}
+        detail = {"workers": running, "reading": sorted(self._busy.values()), "trouble": dict(self._trouble)}
         return Health(self.ROLE, running > 0, os.getpid(), socket.gethostname(), detail)
 
     async def wake(self, *, deadline: Deadline) -> None:
@@ -158,8 +162,10 @@ class Ingest:
                     troubles += 1
                     pause = backoff(self._settings.poll_s, troubles, self._dice)
                     logs.get().warning("ingest_waits", pause_s=round(pause, 2), **_described(error))
+                    self._trouble[JOBS] = _told(error)
                     await self._sleep(pause)
                     continue
+                self._trouble.pop(JOBS, None)
                 if lease is not None:
                     return lease
                 troubles = 0
@@ -210,6 +216,7 @@ class Ingest:
             log.info("job_finished", change=change, pages=pages, seconds=round(took, 3), pages_per_s=speed)
         finally:
             del self._busy[worker]
+            self._trouble.pop(_reading(lease), None)
 
     async def _read_while_beating(self, lease: Lease) -> int:
         """Read under a lease that is kept alive; when it is lost, stop reading at once.
@@ -250,6 +257,7 @@ class Ingest:
                     raise
                 pause = backoff(self._settings.retry_base_s, stalled, self._dice)
                 logs.get().warning("reading_waits", pause_s=round(pause, 2), **_described(error))
+                self._trouble[_reading(lease)] = _told(error)
                 await self._sleep(pause)
             else:
                 return change.number
@@ -272,6 +280,7 @@ class Ingest:
                     await self._database.commit_pages(
                         lease.job_id, lease.fence, part.readings, deadline=deadline.within(CALL_S)
                     )
+                    self._trouble.pop(_reading(lease), None)
                     missing.difference_update(part.pages)
                     progress.chars += part.chars
         except DeadlineExceeded:
@@ -345,6 +354,15 @@ async def _closing(stream: AsyncIterator[Any]) -> AsyncIterator[AsyncIterator[An
         close = getattr(stream, "aclose", None)
         if close is not None:
             await close()
+
+
+def _reading(lease: Lease) -> str:
+    return f"job {lease.job_id}"
+
+
+def _told(error: Exception) -> str:
+    """What an operator is told of it: nothing of what is inside."""
+    return error.detail if isinstance(error, GatherumError) else "An internal error; the log says which."
 
 
 def _described(error: Exception) -> dict[str, Any]:

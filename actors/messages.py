@@ -812,7 +812,8 @@ class Health:
         ready: whether it can do its work now.
         pid: process id.
         node: host name.
-        detail: role-specific figures (index size, change number, queue length …).
+        detail: role-specific figures (index size, change number, queue length …). Under `trouble`, by subject, stands
+            what a role goes on without, or waits for, each in a sentence for the operator.
     """
 
     role: str

@@ -541,16 +541,18 @@ class Retriever:
         shelf = self._index.shelf if self._index else None
         return {"chunks": shelf.chunks if shelf else 0, "documents": shelf.documents if shelf else 0}
 
-    def _encoding(self) -> dict[str, str | int]:
+    def _encoding(self) -> dict[str, Any]:
         """What queries are encoded with, for those who look after it."""
         if self._index is None or self._index.queries is None:
-            return {"encoder": "", "trouble": self._index.trouble if self._index else ""}
+            why = self._index.trouble if self._index else ""
+            return {"encoder": "", "trouble": {"vectors": why} if why else {}}
         queries = self._index.queries
         return {
             "encoder": queries.identity,
             "vectors": self._index.shelf.vectors,
             "fast_encoder": queries.fast_version,
             "encoding": queries.waiting,
+            "trouble": {},
         }
 
     def _note_behind(self) -> None:

@@ -32,10 +32,11 @@ T = TypeVar("T")
 
 
 class JobState(StrEnum):
-    """States that jobs are stored in."""
+    """States of jobs."""
 
     QUEUED = "queued"
     READING = "reading"
+    PUBLISHING = "publishing"
     DONE = "done"
     PARTIAL = "partial"
     FAILED = "failed"
@@ -344,7 +345,8 @@ def jobs(
         return
 
     async def watch(client: AsyncClient) -> None:
-        await render.keep_shown(lambda: board_of(client, states, collection, limit), render.jobs)
+        look = over_outages(lambda: board_of(client, states, collection, limit))
+        await render.keep_shown(look, render.jobs)
 
     with contextlib.suppress(KeyboardInterrupt):
         _with_client(url, watch)
@@ -360,7 +362,32 @@ async def board_of(client: AsyncClient, states: list[str], collection: str | Non
         complete = complete and page["next"] is None
     health = await client.health()
     database = health["replicas"].get("database-0", {})
-    return {"items": items, "complete": complete, "counts": database.get("detail", {}).get("jobs", {})}
+    return {
+        "items": items,
+        "complete": complete,
+        "counts": database.get("detail", {}).get("jobs", {}),
+        "trouble": health["trouble"],
+        "waits": any(trouble.startswith("ingest-") for trouble in health["trouble"]),
+    }
+
+
+def over_outages(look: Callable[[], Awaitable[dict[str, Any]]]) -> Callable[[], Awaitable[dict[str, Any]]]:
+    """A look that, once it has succeeded, gives the last board again while there is no answer, and says so."""
+    from serve.client import ClientError
+
+    last: dict[str, Any] | None = None
+
+    async def again() -> dict[str, Any]:
+        nonlocal last
+        try:
+            last = await look()
+        except ClientError as error:
+            if last is None:
+                raise
+            return {**last, "waits": True, "trouble": [f"As it was before: {error.detail}"]}
+        return last
+
+    return again
 
 
 JobId = Annotated[str, typer.Argument(metavar="JOB_ID", help="As in the receipt of the upload, or in the table.")]
@@ -477,7 +504,7 @@ def doctor(
     as_json: Json = False,
 ) -> None:
     """Compare rows, files and indexes, whether or not the system runs; exit code 1 if something stays wrong."""
-    settings = _settings({"data_dir": data_dir})
+    settings = _settings({"data_dir": data_dir}, quiet=True)
     from serve import checkup, render
 
     found = checkup.run(settings, deep=deep, repair=repair)
@@ -489,7 +516,7 @@ def doctor(
 @db_app.command("current")
 def db_current(data_dir: DataDir = None, as_json: Json = False) -> None:
     """Show which revision the schema of the database has, and which is the newest."""
-    settings = _settings({"data_dir": data_dir})
+    settings = _settings({"data_dir": data_dir}, quiet=True)
     from serve import database
 
     state = database.current(settings)
@@ -506,7 +533,7 @@ def db_current(data_dir: DataDir = None, as_json: Json = False) -> None:
 @db_app.command("upgrade")
 def db_upgrade(data_dir: DataDir = None, as_json: Json = False) -> None:
     """Bring the schema of the database up to date, as every start does. The system must be down."""
-    settings = _settings({"data_dir": data_dir})
+    settings = _settings({"data_dir": data_dir}, quiet=True)
     from serve import database
 
     state = database.upgrade(settings)
@@ -521,7 +548,7 @@ def db_backup(
     as_json: Json = False,
 ) -> None:
     """Write every row and every PDF into one file. The system may be up."""
-    settings = _settings({"data_dir": data_dir})
+    settings = _settings({"data_dir": data_dir}, quiet=True)
     from serve import database, render
 
     with render.counting_rows(shown=not as_json and sys.stderr.isatty()) as tell:
@@ -538,7 +565,7 @@ def db_restore(
     as_json: Json = False,
 ) -> None:
     """Make the store from a backup, in whatever database is configured. The system must be down."""
-    settings = _settings({"data_dir": data_dir})
+    settings = _settings({"data_dir": data_dir}, quiet=True)
     from serve import database, render
 
     with render.counting_rows(shown=not as_json and sys.stderr.isatty()) as tell:
@@ -555,7 +582,7 @@ def db_copy(
     as_json: Json = False,
 ) -> None:
     """Copy a store from one database to another, of any kind, and prove that the copy is equal. Files stay put."""
-    settings = _settings({"data_dir": data_dir})
+    settings = _settings({"data_dir": data_dir}, quiet=True)
     from serve import database, render
 
     with render.counting_rows(shown=not as_json and sys.stderr.isatty()) as tell:
@@ -608,12 +635,14 @@ def config(as_json: Json = False) -> None:
     _print(values, as_json, lambda: render.settings(values))
 
 
-def _settings(overrides: Mapping[str, Any]) -> Settings:
+def _settings(overrides: Mapping[str, Any], *, quiet: bool = False) -> Settings:
+    """The settings, with logging set up; `quiet` where the store is opened in this process, for a person to read."""
     from config.logs import configure
     from config.settings import load
 
     settings = load(overrides)
-    configure(settings.logs, role="cli")
+    told = settings.logs
+    configure(told.model_copy(update={"level": "WARNING"}) if quiet and told.level == "INFO" else told, role="cli")
     return settings
 
 

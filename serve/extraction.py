@@ -27,7 +27,9 @@ MEDIA_TYPES: Final[dict[Format, str]] = {
 }
 
 _SPAN = re.compile(r"([0-9]{1,7})(-([0-9]{1,7})?)?", re.ASCII)
-_MARKUP = re.compile(r"^(\s*)(#|>|[-+*](?=\s)|\d+(?=[.)]\s)|(?:```|~~~|---|===))", re.MULTILINE)
+_MARKUP = re.compile(
+    r"^\s*(?:\d+(?=[.)]\s)|(?=#|>|[-+*]\s|```|~~~|---|===))", re.MULTILINE
+)  # a backslash goes behind it
 _IN_COMMENT = str.maketrans({"-": "\u2010", ">": "\u203a"})
 _SPECIAL = re.compile(r"([\\`*_\[\]<])")
 
@@ -101,6 +103,20 @@ def page_value(page: Page, form: Format, info: DocumentInfo, *, images: bool = F
     return {"number": page.number, form: body, "error": page.error}
 
 
+def stored_page(page: Page) -> dict[str, Any]:
+    """A page out of the store, to be encoded. Links, images and tables are not kept, so nothing is said of them."""
+    return {
+        "number": page.number,
+        "label": page.label,
+        "width": round(page.width, 2),
+        "height": round(page.height, 2),
+        "text": page.text,
+        "words": list(_words(page.words, page.text)),
+        "ocr": page.ocr,
+        "error": page.error,
+    }
+
+
 def plain_text(page: Page) -> str:
     """A page of plain text, ended by a form feed, as pdftotext does it."""
     return f"{page.text}\n\f"
@@ -123,7 +139,7 @@ def markdown(page: Page, info: DocumentInfo) -> str:
         elif level := levels.pop(_squeezed(block), 0):
             blocks.append(f"{'#' * min(level, 6)} {_SPECIAL.sub(_escaped, ' '.join(block.split()))}")
         else:
-            blocks.append(_MARKUP.sub(r"\1\\\2", _SPECIAL.sub(_escaped, block)))
+            blocks.append(_MARKUP.sub(r"\g<0>\\", _SPECIAL.sub(_escaped, block)))
     return "\n\n".join(blocks) + "\n\n"
 
 

@@ -191,7 +191,8 @@ def jobs(board: Mapping[str, Any]) -> RenderableType:
     for column in table.columns[1:3]:
         column.no_wrap, column.header = False, Text(str(column.header), no_wrap=True, overflow="ellipsis")
     for job in board["items"]:
-        speed, left = job["pages_per_s"], job["eta_s"]
+        # A mean of what was read before is no speed, while nothing is.
+        speed, left = (None, None) if board["waits"] else (job["pages_per_s"], job["eta_s"])
         table.add_row(
             Text(job["job_id"]),
             Text(job["filename"], no_wrap=True, overflow="ellipsis"),
@@ -214,12 +215,15 @@ def _in_all(board: Mapping[str, Any]) -> Text:
     parts = [", ".join(counts) or "Nothing to do"]
     under_way = [job for job in board["items"] if job["state"] in ("reading", "queued")]
     speed = sum(job["pages_per_s"] or 0.0 for job in under_way if job["state"] == "reading")
-    if speed:
+    if speed and not board["waits"]:
         parts.append(f"{speed:.1f} pages/s")
         if board["complete"]:
             left = sum(job["pages_total"] - job["pages_done"] for job in under_way)
             parts.append(f"{duration(left / speed)} left")
-    return Text(" · ".join(parts))
+    told = Text(" · ".join(parts))
+    for trouble in board["trouble"]:
+        told.append(f"\n{trouble}", style="yellow")
+    return told
 
 
 def duration(seconds: float) -> str:

@@ -111,6 +111,41 @@ class DocumentsView(BaseModel):
     next: str | None = Field(description="Pass it as `after` for the following page; null at the end.")
 
 
+class WordView(BaseModel):
+    """A word of a page; one that was divided at the end of a line is two that touch."""
+
+    text: str
+    start: int = Field(description="In the page's text, characters from 0.")
+    end: int
+    box: tuple[float, float, float, float] = Field(description="x0, y0, x1, y1 in points from the top left.")
+
+
+class OcrView(BaseModel):
+    """How a page was recognised optically."""
+
+    why: Literal["absent", "garbage", "hidden", "mixed"] = Field(description="What was wrong with its own text.")
+    engine: str = Field(examples=["tesseract 5.3.0"])
+    dpi: int = Field(description="Of what was recognised.")
+    languages: list[str]
+    confidence: float = Field(description="Mean of the words, 0 to 100.")
+    milliseconds: float = Field(description="Drawing, preparing and recognising.")
+    rotation: int = Field(description="Degrees that the page was turned by.")
+    skew: float = Field(description="Degrees that the page was levelled by.")
+
+
+class PageView(BaseModel):
+    """A page as it was read."""
+
+    number: int = Field(description="From 1.")
+    label: str = Field(description="What the document calls it (`iv`); empty where it says nothing.")
+    width: float = Field(description="Points, as displayed.")
+    height: float
+    text: str
+    words: list[WordView]
+    ocr: OcrView | None = Field(description="Null where the page's own text was used.")
+    error: str | None = Field(description="Why the page could not be read.")
+
+
 class CountsView(BaseModel):
     """What a deletion removed from each store."""
 
@@ -368,6 +403,7 @@ class HealthView(BaseModel):
 
     status: Literal["ok", "degraded"]
     not_ready: list[str] = Field(description="Actors that cannot do their work now.")
+    trouble: list[str] = Field(description="What actors that are ready wait for, or go on without, and why.")
     replicas: dict[str, ReplicaView]
 
 

@@ -23,6 +23,7 @@ from actors.deadline import Deadline
 from actors.errors import Conflict, GatherumError, Unavailable
 from actors.messages import Health
 from actors.node import Running, free_port
+from actors.reading import tasks
 from config.settings import Settings
 from serve import database
 
@@ -78,10 +79,14 @@ def up(settings: Settings, *, address: str | None = None) -> Running:
     Raises:
         Conflict: it is running already, or the port is taken.
         Unavailable: something did not start; the detail names it.
+        ReadingFailed: Tesseract or a language pack is missing.
         GatherumError: the database refuses; the detail says why.
     """
     settings = _with_port(settings)
     database.check(settings)
+    if address is None:
+        # The Pdf role looks too, but only once Ray is up; of another cluster's nodes this machine cannot tell.
+        tasks.check_ocr(settings.pdf.ocr_languages)
     # Private to this user: whoever reaches HAProxy's socket commands it.
     scratch = Path(tempfile.mkdtemp(prefix="gatherum-"))
     environment = flags(scratch)

@@ -66,6 +66,7 @@ class FakeServer:
     Attributes:
         pages: of every document.
         listed: what the list of jobs holds.
+        trouble: what `/health` tells of.
         told: verb and id of each job that was cancelled or retried.
         known: hashes of the files in each collection; they are listed one a page.
         keys: idempotency keys of the uploads, as they came.
@@ -78,6 +79,7 @@ class FakeServer:
     jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
     sources: dict[str, str] = field(default_factory=dict)
     listed: list[Job] = field(default_factory=list)
+    trouble: list[str] = field(default_factory=list)
     told: list[tuple[str, str]] = field(default_factory=list)
     known: dict[str, list[str]] = field(default_factory=dict)
     keys: list[str] = field(default_factory=list)
@@ -116,7 +118,9 @@ class FakeServer:
             case "GET", ["health"]:
                 states = [each.state for each in self.listed]
                 detail = {"jobs": {state: states.count(state) for state in sorted(set(states))}}
-                return httpx.Response(200, json={"replicas": {"database-0": {"detail": detail}}})
+                return httpx.Response(
+                    200, json={"trouble": self.trouble, "replicas": {"database-0": {"detail": detail}}}
+                )
             case "GET", ["v1", "jobs", job_id]:
                 return self._job(job_id)
             case "POST", ["v1", "jobs", job_id, verb]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from actors.errors import ReadingFailed
 from actors.messages import OcrRecord, Page, Words
 from actors.reading import damage, merging, pages, scans, tesseract, triage
 from actors.reading.scans import Bitmap, Placement
@@ -29,6 +30,9 @@ SURE: Final = 70.0  # confidence of a word that counts for the way a page is tur
 BETTER: Final = 1.5  # times as many sure letters as in the likelier way, or that one stands
 WORTH_ADDING: Final = 60.0  # confidence of a word that is put among a page's own text
 MIN_DPI: Final = 72
+LEAST_DPI: Final = 24
+"""Below this, print of 12 points is 4 pixels high, and what is found is noise. The largest page that PDF programs make
+(14,400 points square) is drawn at 31 dpi by default, and its large letters can be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +100,8 @@ def read(
         timeout_s: budget of the whole call.
 
     Returns:
-        One page for each wanted, in their order. A page that cannot be drawn, or not whole and without a word on what
-        was, has its `error` set.
+        One page for each wanted, in their order. A page that cannot be drawn, or only too coarsely to be recognised, or
+        not whole and without a word on what was, has its `error` set.
 
     Raises:
         ReadingFailed: Tesseract or a language pack is missing, it crashed, or it took too long.
@@ -133,9 +137,14 @@ def read(
 
 
 def _draw(source: pymupdf.Page, own: Page, why: Why, dpi: int, max_pixels: int) -> list[Scan]:
-    """The page, or its pictures if only they lack text, as finely as their own pixels lie and no finer than `dpi`."""
+    """The page, or its pictures if only they lack text, as finely as their own pixels lie and no finer than `dpi`.
+
+    Raises:
+        ReadingFailed: the page is too large to be drawn, or to be drawn so that it can be recognised.
+    """
     started = perf_counter()
     width, height = float(source.rect.width), float(source.rect.height)
+    finest = dpi
     if why == "mixed":
         found = tuple(pages.silent_pictures(source, own))
     else:
@@ -145,7 +154,16 @@ def _draw(source: pymupdf.Page, own: Page, why: Why, dpi: int, max_pixels: int) 
     if found:
         # Drawn at the resolution of the image a page costs 4 to 7 ms, and is right for masks, flips, and all that the
         # image alone does not say; only more pixels than it has would cost.
-        dpi = max(MIN_DPI, min(dpi, round(max(picture.dpi for picture in found))))
+        finest = round(max(picture.dpi for picture in found))
+        dpi = max(MIN_DPI, min(dpi, finest))
+    possible = pages.fit_dpi(width, height, dpi, max_pixels)
+    if possible < min(LEAST_DPI, finest):
+        if own.words and why in ("garbage", "mixed"):
+            return []
+        raise ReadingFailed(
+            f"The page measures {width:,.0f} x {height:,.0f} points, too large to be drawn finer than {possible} dpi; "
+            f"text can be recognised from {LEAST_DPI} dpi on."
+        )
     pixels, dpi = pages.rasterise(source, dpi, max_pixels, grey=True)
     boxes = [picture.box for picture in found] if why == "mixed" else [(0.0, 0.0, width, height)]
     scale = 72 / dpi

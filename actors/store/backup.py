@@ -100,6 +100,8 @@ async def restore(
     """
     try:
         archive = await asyncio.to_thread(zipfile.ZipFile, path)
+    except FileNotFoundError:
+        raise InvalidInput(f"There is no file {path}.") from None
     except (OSError, zipfile.BadZipFile):
         raise InvalidInput(f"{path} is no backup of Gatherum, or cannot be read.") from None
     with archive:

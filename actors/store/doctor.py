@@ -136,12 +136,15 @@ class Doctor:
     async def _files(self, after: str) -> tuple[list[_Case], int, str | None]:
         start = int(after or "0")
         cases = []
+        looked_at = 0
         for prefix in PREFIXES[start : start + SHELVES]:
-            for sha256 in await sweeping.orphans(self._store, self._blobs, prefix, grace_s=self._grace_s):
+            unused, held = await sweeping.orphans(self._store, self._blobs, prefix, grace_s=self._grace_s)
+            looked_at += held
+            for sha256 in unused:
                 finding = Finding("files", sha256, "No document is this file.", "Remove it.")
                 cases.append(_Case(finding, partial(self._drop, sha256=sha256)))
         end = start + SHELVES
-        return cases, SHELVES, str(end) if end < len(PREFIXES) else None
+        return cases, looked_at, str(end) if end < len(PREFIXES) else None
 
     async def _drop(self, connection: AsyncConnection, now: float, *, sha256: str) -> None:
         await files.drop_unused(connection, blobs=self._blobs, sha256=sha256)

@@ -125,7 +125,10 @@ def translation(error: BaseException) -> GatherumError:
     if fault is Fault.SLOW:
         return DeadlineExceeded("The database did not finish in time.")
     if fault is Fault.FULL:
-        return Unavailable("The disk that the database lies on is full.")
+        return Unavailable(
+            "The disk that the database lies on is full, so nothing can be changed, and nothing deleted either. "
+            "Make room on it by other means, then try again."
+        )
     if fault is Fault.DENIED:
         return GatherumError(
             "The database refuses: the user or password in database.url is wrong, or the user lacks a privilege."

@@ -208,7 +208,7 @@ async def page(connection: AsyncConnection, sha256: str, pipeline: int | None, n
     if pipeline is None:
         raise UnknownPage("The document has not been read yet.")
     if number > total:
-        raise UnknownPage(f"The document has no page {number}.")
+        raise UnknownPage(f"The document has {total} page{'s' * (total != 1)}; there is no page {number}.")
     raise UnknownPage(f"Page {number} could not be read; its job was started again, and has not read it yet.")
 
 

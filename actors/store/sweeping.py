@@ -59,7 +59,8 @@ async def sweep(store: Store, blobs: Blobs, *, grace_s: float) -> Swept:
     """
     swept = Swept(uploads=await blobs.sweep_incoming(older_than_s=grace_s))
     for prefix in PREFIXES:
-        for sha256 in await orphans(store, blobs, prefix, grace_s=grace_s):
+        unused, _ = await orphans(store, blobs, prefix, grace_s=grace_s)
+        for sha256 in unused:
             gone = await drop_orphan(store, blobs, sha256, grace_s=grace_s)
             if gone is not None:
                 swept += Swept(files=1, bytes=gone.size)
@@ -85,16 +86,17 @@ async def now_and_then(store: Store, blobs: Blobs, settings: BlobSettings, stopp
                 logs.get().info("swept", uploads=swept.uploads, files=swept.files, bytes=swept.bytes)
 
 
-async def orphans(store: Store, blobs: Blobs, prefix: str, *, grace_s: float) -> list[str]:
-    """Addresses on one shelf of files, and of rows of files, that no document uses; in order."""
+async def orphans(store: Store, blobs: Blobs, prefix: str, *, grace_s: float) -> tuple[list[str], int]:
+    """Addresses on one shelf of files, and of rows of files, that no document uses, in order; and its files' number."""
     before = time.time() - grace_s
-    old = [stored.sha256 for stored in await blobs.listing(prefix) if stored.modified <= before]
+    shelf = await blobs.listing(prefix)
+    old = [stored.sha256 for stored in shelf if stored.modified <= before]
     found: set[str] = set()
     for start in range(0, len(old), MAX_PARAMETERS):
         found.update(await store.read(partial(files.unknown, addresses=old[start : start + MAX_PARAMETERS])))
     # Rows whose document was deleted, and whose bytes were then to go: no grace is needed.
     found.update(await store.read(partial(files.unused, prefix=prefix)))
-    return sorted(found)
+    return sorted(found), len(shelf)
 
 
 async def drop_orphan(store: Store, blobs: Blobs, sha256: str, *, grace_s: float) -> Stored | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.metadata import version
+from typing import Literal
 
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse, Response
@@ -48,7 +49,13 @@ async def _state(services: Services) -> HealthView:
     answers = await services.health(Deadline.after(HEALTH_TIMEOUT_S))
     replicas = {name: _view(answer) for name, answer in answers.items()}
     not_ready = [name for name, view in replicas.items() if not view.ready]
-    return HealthView(status="degraded" if not_ready else "ok", not_ready=not_ready, replicas=replicas)
+    trouble = [
+        f"{name}: {subject}: {what}"
+        for name, view in replicas.items()
+        for subject, what in view.detail.get("trouble", {}).items()
+    ]
+    status: Literal["ok", "degraded"] = "degraded" if not_ready or trouble else "ok"
+    return HealthView(status=status, not_ready=not_ready, trouble=trouble, replicas=replicas)
 
 
 def _view(answer: Health | GatherumError) -> ReplicaView:

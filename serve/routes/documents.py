@@ -19,9 +19,10 @@ from actors.store.documents import check_name
 from actors.store.entities import Wanted
 from actors.store.queue import priority_of
 from serve.deletion import delete_documents
+from serve.extraction import encode, stored_page
 from serve.problems import documented
 from serve.receive import BODY, MB, Fetching, Files, light_deadline, receive
-from serve.schemas import AcceptedView, DocumentsView, DocumentView, EntitiesView, RemovedView
+from serve.schemas import AcceptedView, DocumentsView, DocumentView, EntitiesView, PageView, RemovedView
 from serve.services import Use, call_deadline, wake_ingest
 
 UPLOAD_PATH = "/v1/documents"
@@ -140,6 +141,16 @@ async def page_image(
     async with blobs.local(document.sha256) as path:
         image = await services.roles.pdf.render(str(path), number, boxes, dpi, deadline=deadline)
     return Response(image, media_type="image/png")
+
+
+# After the picture, whose path would match this one.
+@router.get("/{document_id}/pages/{number}", response_model=PageView, responses=documented(404, 422, 503))
+async def get_page(document_id: str, number: PageNumber, services: Use) -> Response:
+    """A page as it was read: its text, its words with their boxes, and how it was recognised."""
+    page = await services.roles.database.page(document_id, number, deadline=call_deadline())
+    # Not through the model: that would look at every word of what is our own. In a thread: a page may have thousands.
+    body = await asyncio.to_thread(lambda: encode(stored_page(page)))
+    return Response(body, media_type="application/json")
 
 
 @router.delete("/{document_id}", responses=documented(404, 503))

@@ -34,7 +34,7 @@ RECONNECT_MS: Final = 2000
 
 EVENTS: Final = "text/event-stream"
 
-Stored = Literal["queued", "reading", "done", "partial", "failed", "cancelled"]
+State = Literal["queued", "reading", "publishing", "done", "partial", "failed", "cancelled"]
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
@@ -50,17 +50,26 @@ async def _place(request: Request) -> AsyncIterator[None]:
 async def list_jobs(
     services: Use,
     state: Annotated[
-        list[Stored] | None, Query(description="Of this state only; repeatable. `reading` includes `publishing`.")
+        list[State] | None,
+        Query(
+            description="Of this state only; repeatable. `reading` includes `publishing`; with `publishing` alone a "
+            "page may hold fewer than `limit`."
+        ),
     ] = None,
     collection: Annotated[str | None, Query(max_length=100)] = None,
     after: Annotated[str | None, Query(max_length=100)] = None,
     limit: Annotated[int, Query(ge=1, le=1000)] = 100,
 ) -> JobsView:
     """List jobs, oldest first."""
+    wanted = set(state or ())
+    # Publishing is not stored: it is the end of reading.
+    stored = dict.fromkeys("reading" if each == "publishing" else each for each in state or ())
     found, following = await services.roles.database.jobs(
-        tuple(state or ()), collection, after, limit, deadline=call_deadline()
+        tuple(stored), collection, after, limit, deadline=call_deadline()
     )
     shown = await as_searchable(services, found)
+    if "publishing" in wanted and "reading" not in wanted:
+        shown = [job for job in shown if job.state != "reading"]
     return JobsView(items=[JobView(**asdict(job)) for job in shown], next=following)
 
 

@@ -112,7 +112,8 @@ def test_what_is_wrong_with_a_copy_names_the_one_that_is_wrong_and_makes_nothing
         ("copy", away, store): "is FROM right?",
         ("copy", nowhere, f"sqlite:///{tmp_path / 'new.db'}"): "There is no store of Gatherum at",
         ("copy", store, store): "the same one",
-        ("restore", str(tmp_path / "no.zip")): "is no backup of Gatherum, or cannot be read",
+        ("restore", str(tmp_path / "no.zip")): "There is no file",
+        ("restore", str(__file__)): "is no backup of Gatherum, or cannot be read",
         ("backup", str(tmp_path / "no" / "b.zip")): "There is no folder",
     }
     before = sorted(tmp_path.rglob("*"))

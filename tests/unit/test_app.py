@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 from typing import Any, cast
 
 import httpx
 import pytest
-from fakes import job
+from fakes import job, page_reading
 from fastapi import FastAPI
 
 from actors.deadline import Deadline
-from actors.errors import DeadlineExceeded, GatherumError, Unavailable
-from actors.messages import Health, Job, Query, Question
+from actors.errors import DeadlineExceeded, GatherumError, Unavailable, UnknownPage
+from actors.messages import Health, Job, OcrRecord, Page, Query, Question
 from config.settings import load
 from serve.app import BODY_LIMIT, create_app
+from serve.schemas import PageView
 from serve.services import Roles, Services
 
 JOB = job("j", state="done", pages_done=2, change=7)
+SCANNED = OcrRecord("absent", "tesseract 5.3.0", 200, ("eng",), 91.5, 812.0)
+PAGE = replace(page_reading(3, "Huygens landed.").page, ocr=SCANNED, label="iii")
 ASK = {"question": "Which moon did Huygens land on?"}
 
 
@@ -52,6 +56,11 @@ class Backend:
 
     async def job(self, job_id: str, *, deadline: Deadline) -> Job:
         return JOB
+
+    async def page(self, document_id: str, number: int, *, deadline: Deadline) -> Page:
+        if number != PAGE.number:
+            raise UnknownPage("The document has 3 pages; there is no page 4.")
+        return PAGE
 
     async def caught_up(self, change: int, *, deadline: Deadline) -> None:
         self.awaited.append(change)
@@ -142,7 +151,13 @@ async def test_not_ready_names_what_is_not(client: httpx.AsyncClient, backend: B
     assert answer.status_code == 503
     assert answer.json()["not_ready"] == ["retrieval-0", "entities-0"]
     assert (await client.get("/health")).json()["status"] == "degraded"
+    backend.states = {"ingest-0": Health("ingest", True, 1, "n", {"trouble": {"waiting jobs": "The disk is full."}})}
+    state = (await client.get("/health")).json()
+    assert (state["status"], state["not_ready"]) == ("degraded", [])
+    assert state["trouble"] == ["ingest-0: waiting jobs: The disk is full."]
+    assert (await client.get("/ready")).status_code == 200
     backend.states = {"database-0": Health("database", True, 1, "n")}
+    assert (await client.get("/health")).json()["status"] == "ok"
     assert (await client.get("/ready")).status_code == 200
 
 
@@ -155,3 +170,18 @@ async def test_a_job_is_done_once_questions_find_the_document(client: httpx.Asyn
     backend.lag = Unavailable("The role is restarting.")
     assert (await client.get("/v1/jobs/j")).json()["state"] == "done"
     assert backend.awaited == [7, 7, 7]
+
+
+async def test_a_page_comes_with_its_words_and_how_it_was_recognised(client: httpx.AsyncClient) -> None:
+    answer = await client.get("/v1/documents/d/pages/3")
+    page = answer.json()
+    # The schema that clients are promised is the answer's, field by field.
+    assert PageView.model_validate(page).model_dump(mode="json") == page
+    assert (page["number"], page["text"], page["label"], page["error"]) == (3, "Huygens landed.", "iii", None)
+    assert page["ocr"] == {**asdict(SCANNED), "languages": ["eng"]}
+    assert [word["text"] for word in page["words"]] == ["Huygens", "landed."]
+    assert all(page["text"][word["start"] : word["end"]] == word["text"] for word in page["words"])
+    assert_problem(await client.get("/v1/documents/d/pages/4"), 404, "unknown_page")
+    assert_problem(await client.get("/v1/documents/d/pages/0"), 422, "invalid_input")
+    schema = (await client.get("/openapi.json")).json()["paths"]["/v1/documents/{document_id}/pages/{number}"]["get"]
+    assert schema["responses"]["200"]["content"]["application/json"]["schema"]["$ref"].endswith("/PageView")

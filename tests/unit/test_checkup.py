@@ -146,6 +146,7 @@ async def test_indexes_that_follow_are_well(bench: Bench, monkeypatch: pytest.Mo
     found = await checkup.examine(bench.roles, deep=False, repair=False)
     assert (found.findings, found.left, found.running) == ([], 0, True)
     assert (found.looked_at["indexes"], found.looked_at["names"], found.looked_at["documents"]) == (5, 1, 5)
+    assert found.looked_at["files"] == 5
 
 
 async def test_an_index_that_lost_or_kept_what_it_should_not_reads_it_again(bench: Bench) -> None:

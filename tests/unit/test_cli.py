@@ -24,6 +24,7 @@ from typer.testing import CliRunner, Result
 from actors.node import Node, Running
 from serve import bulk, estimate, launch, render
 from serve.cli import app
+from serve.client import ClientError, Unreachable
 
 # `serve.cli` may be shadowed by an attribute; the module itself is wanted.
 cli = importlib.import_module("serve.cli")
@@ -409,9 +410,23 @@ def test_jobs_shows_what_is_read_and_what_waits(run: Run, server: FakeServer) ->
     assert "The PDF is damaged." in run("jobs", "--state", "failed", "--once").stdout
 
 
+def test_jobs_that_wait_for_room_say_so_and_no_speed(run: Run, server: FakeServer) -> None:
+    server.listed = [job("a", state="reading", pages_done=40, pages_total=100, pages_per_s=2.0, eta_s=30.0)]
+    server.trouble = ["ingest-0: waiting jobs: The disk that the database lies on is full."]
+    told = run("jobs").stdout
+    assert server.trouble[0] in told
+    assert "pages/s" not in told.replace("Pages/s", "")
+    assert "30 s" not in told
+    # An index that lags keeps no page from being read.
+    server.trouble = ["entities-0: names: The database is restarting."]
+    told = run("jobs").stdout
+    assert server.trouble[0] in told
+    assert "2.0 pages/s · 30 s left" in told
+
+
 def test_in_a_narrow_terminal_a_job_is_one_line_with_its_whole_id() -> None:
     long = job("0123456789abcdef" * 2, filename="a very long name.pdf", collection="c" * 40, pages_total=1000)
-    board = {"items": [asdict(long)], "complete": True, "counts": {}}
+    board = {"items": [asdict(long)], "complete": True, "counts": {}, "trouble": [], "waits": False}
     shown = StringIO()
     Console(file=shown, width=80).print(render.jobs(board))
     lines = shown.getvalue().splitlines()
@@ -434,7 +449,12 @@ def test_nothing_to_do_is_said(run: Run, server: FakeServer) -> None:
 async def test_the_table_is_kept_up_to_date_until_it_is_cancelled(
     server: FakeServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    boards = iter([{"items": [], "complete": True, "counts": {"queued": number}} for number in (3, 2)])
+    boards = iter(
+        [
+            {"items": [], "complete": True, "counts": {"queued": number}, "trouble": [], "waits": False}
+            for number in (3, 2)
+        ]
+    )
 
     async def look() -> dict[str, Any]:
         try:
@@ -445,6 +465,28 @@ async def test_the_table_is_kept_up_to_date_until_it_is_cancelled(
     with pytest.raises(asyncio.CancelledError):
         await render.keep_shown(look, render.jobs)
     assert "2 waiting" in capsys.readouterr().out
+
+
+async def test_a_table_that_is_shown_outlives_a_restart_of_the_server() -> None:
+    board = {"items": [], "complete": True, "counts": {"queued": 2}, "trouble": [], "waits": False}
+    looks: list[dict[str, Any] | ClientError] = [board, Unreachable("Gatherum does not answer."), board]
+
+    async def look() -> dict[str, Any]:
+        seen = looks.pop(0)
+        if isinstance(seen, ClientError):
+            raise seen
+        return seen
+
+    again = cli.over_outages(look)
+    assert await again() == board
+    missed = await again()
+    assert (missed["counts"], missed["waits"]) == ({"queued": 2}, True)
+    assert missed["trouble"] == ["As it was before: Gatherum does not answer."]
+    assert await again() == board
+    # One that never answered is told at once.
+    looks = [Unreachable("Gatherum does not answer.")]
+    with pytest.raises(Unreachable):
+        await cli.over_outages(look)()
 
 
 def test_jobs_are_cancelled_and_retried_by_id(run: Run, server: FakeServer) -> None:

@@ -9,6 +9,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
+from structlog.testing import capture_logs
 
 from actors import entities
 from actors.deadline import Deadline
@@ -39,6 +40,7 @@ class Names:
         self.reads = 0
         self.of: dict[str, list[EntityName]] = {}
         self.asked: list[list[str]] = []
+        self.looks = 0
         self._news = asyncio.Condition()
 
     async def publish(self, document_id: str, *names: EntityName) -> None:
@@ -80,6 +82,7 @@ class Names:
         return [Source(name, "sqlite", f"{name}.db") for name in self.values]
 
     async def source_values(self, name: str, *, deadline: Deadline) -> list[SourceValue]:
+        self.looks += 1
         values = self.values[name]
         if isinstance(values, GatherumError):
             raise values
@@ -247,6 +250,23 @@ async def test_a_source_that_fails_keeps_its_names_and_no_other_suffers(role: En
     assert await linked(role, "Titan and Rhea") == ["Titan", "Rhea"]
 
 
+async def test_a_source_that_stays_unreadable_is_warned_of_once_and_told_to_whoever_asks(names: Names) -> None:
+    eager = SETTINGS.model_copy(update={"poll_s": 1e-6, "refresh_s": 1e-6})
+    role = Entities(eager, cast("Database", names))
+    names.values = {"planets": InvalidInput("sources.sqlite_root is not set.")}
+    with capture_logs() as logged:
+        await role.start()
+        try:
+            await until(lambda: names.looks > 3)
+            told = (await role.health(deadline=soon())).detail["trouble"]
+            names.values = {"planets": []}
+            await until(lambda: not role._unread)
+        finally:
+            await role.stop()
+    assert told == {"source planets": "sources.sqlite_root is not set."}
+    assert [entry["event"] for entry in logged] == ["source_values_failed"]
+
+
 async def test_a_source_is_read_again_after_a_while(names: Names) -> None:
     eager = SETTINGS.model_copy(update={"refresh_s": 1e-6})
     role = Entities(eager, cast("Database", names))
@@ -267,7 +287,7 @@ async def test_an_outage_costs_freshness_but_no_answers(role: Entities, names: N
     await names.fail(Unavailable("The database is restarting."))
     await until(lambda: role._trouble)
     assert await linked(role, "Titan and Io") == ["Titan"]
-    assert (await role.health(deadline=soon())).detail["trouble"] == {"names": "unavailable"}
+    assert (await role.health(deadline=soon())).detail["trouble"] == {"names": "The database is restarting."}
     await names.publish("d", EntityName(2, "Io", "LOC"))
     await names.fail(None)
     await followed(role, 1)

@@ -625,6 +625,11 @@ def test_markdown_has_headings_from_the_outline_and_tables_where_they_stand() ->
 def test_markup_in_the_text_stays_text() -> None:
     page = laid_out(("*a*", 10), ("", 0), ("1.", 20), ("", 0), ("<b>", 30))
     assert markdown(page, DocumentInfo(1)) == "<!-- page 1 -->\n\n\\*a\\*\n\n1.\n\n\\<b>\n\n"
+    lists = laid_out(("2000. The last keeper left.", 10), ("1) One", 20), ("1.5 m", 30), ("- and", 40), ("# no", 50))
+    # CommonMark escapes punctuation only: a backslash before the number itself would be printed.
+    assert markdown(lists, DocumentInfo(1)) == (
+        "<!-- page 1 -->\n\n2000\\. The last keeper left.\n1\\) One\n1.5 m\n\\- and\n\\# no\n\n"
+    )
     broken = replace(page, error="a --> b")
     assert markdown(broken, DocumentInfo(1)).count("-->") == 1
 

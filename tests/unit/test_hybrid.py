@@ -189,7 +189,7 @@ async def test_an_encoder_that_cannot_be_loaded_leaves_the_words(monkeypatch: py
     assert lexical.degraded == ""
     assert isinstance(dense, Unavailable)
     assert health.ready
-    assert "not the expected one" in health.detail["trouble"]
+    assert "not the expected one" in health.detail["trouble"]["vectors"]
     assert [line["event"] for line in lines if line["log_level"] == "warning"] == ["no_encoder"]
 
 

@@ -206,7 +206,8 @@ async def test_as_many_documents_are_read_at_once_as_there_are_workers(bench: Be
             bench.pdf.reached.clear()
         health = await bench.ingest.health(deadline=soon())
         assert health.ready
-        assert health.detail == {"workers": 2, "reading": sorted(accepted.document_id for accepted in sent[:2])}
+        reading = sorted(accepted.document_id for accepted in sent[:2])
+        assert health.detail == {"workers": 2, "reading": reading, "trouble": {}}
         bench.pdf.gate.set()
         for accepted in sent:
             await bench.until(accepted, "done")
@@ -328,6 +329,24 @@ async def test_a_store_that_went_away_is_waited_for(bench: Bench, call: str) -> 
     async with running(bench):
         job = await bench.until(await bench.send(), "done")
     assert (job.attempt, job.error) == (1, None)
+
+
+@pytest.mark.parametrize("call", ["claim", "commit_pages"])
+async def test_what_jobs_wait_for_is_told_until_they_go_on(bench: Bench, call: str) -> None:
+    bench.store.errors = {call: [Unavailable("The disk is full.")]}
+    told: list[dict[str, str]] = []
+
+    async def sleep(seconds: float) -> None:
+        told.append((await bench.ingest.health(deadline=soon())).detail["trouble"])
+        await bench.clock.sleep(seconds)
+
+    bench.ingest._sleep = sleep
+    async with running(bench):
+        accepted = await bench.send()
+        await bench.until(accepted, "done")
+        after = (await bench.ingest.health(deadline=soon())).detail["trouble"]
+    assert {"waiting jobs" if call == "claim" else f"job {accepted.job_id}": "The disk is full."} in told
+    assert after == {}
 
 
 async def test_a_worker_outlives_a_store_that_is_not_there(bench: Bench) -> None:

@@ -279,3 +279,14 @@ async def test_cancel_and_retry_answer_with_the_job(client: httpx.AsyncClient, s
     refused = await client.post("/v1/jobs/done/cancel")
     assert (refused.status_code, refused.json()["code"]) == (409, "conflict")
     assert (await client.post("/v1/jobs/no/retry")).status_code == 404
+
+
+async def test_publishing_can_be_asked_for_though_it_is_stored_as_reading(
+    client: httpx.AsyncClient, store: Store
+) -> None:
+    store.put(job("a", state="reading"), job("b", state="publishing"))
+    answer = await client.get("/v1/jobs", params={"state": "publishing"})
+    assert store.asked[-1][0] == ("reading",)
+    assert [item["job_id"] for item in answer.json()["items"]] == ["b"]
+    both = await client.get("/v1/jobs", params={"state": ["publishing", "reading"]})
+    assert [item["job_id"] for item in both.json()["items"]] == ["a", "b"]

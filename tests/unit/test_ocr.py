@@ -222,3 +222,29 @@ def test_a_page_that_cannot_be_drawn_has_an_error(monkeypatch: pytest.MonkeyPatc
         (page,) = read(document, [(1, "absent")], max_pixels=10)
     assert page.error is not None
     assert "too large to be drawn" in page.error
+
+
+def test_a_scan_lost_on_a_huge_page_is_an_error_and_no_empty_page(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    runs = answers(monkeypatch, says("noise"))
+    with pymupdf.open() as made:
+        page = made.new_page(width=50_000, height=50_000)
+        page.insert_image((0, 0, 600, 800), stream=picture(), keep_proportion=False)
+        page.insert_text((2_000, 2_000), "Legible text of its own")
+        # A dot in 24 inches is all that this picture has: drawn at 12 dpi, nothing of it is lost.
+        page = made.new_page(width=50_000, height=50_000)
+        page.insert_image(page.rect, stream=picture(), keep_proportion=False)
+        made.save(tmp_path / "a.pdf")
+    with pages.opened(str(tmp_path / "a.pdf")) as document:
+        lost, kept, whole = (
+            read(document, [each], dpi=300, max_pixels=70_000_000)[0]
+            for each in ((1, "hidden"), (1, "garbage"), (2, "absent"))
+        )
+    assert (lost.number, lost.text) == (1, "")
+    assert lost.error is not None
+    assert "50,000 x 50,000 points" in lost.error
+    assert "12 dpi" in lost.error
+    assert (kept.error, kept.text.strip()) == (None, "Legible text of its own")
+    assert (whole.error, whole.text) == (None, "noise")
+    assert len(runs) == 1

@@ -93,7 +93,7 @@ async def test_fills_from_what_is_published_over_several_pages() -> None:
         "behind_s": 0.0,
         "snapshot": 0,
         "encoder": "",
-        "trouble": "",
+        "trouble": {},
     }
 
 

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 from ray.exceptions import RayActorError
 
+from actors import cluster
 from actors.cluster import _reason
+from actors.errors import ReadingFailed
+from actors.reading import tasks
+from config.settings import load
+from serve import system
 
 
 class Died(RayActorError):
@@ -32,3 +40,27 @@ def test_our_own_errors_speak_for_themselves(last: str, said: str) -> None:
 
 def test_an_error_without_words_has_its_name() -> None:
     assert _reason(Died("")) == "Died"
+
+
+class RayStarted(Exception):
+    """In place of a cluster."""
+
+
+def test_a_missing_language_pack_is_found_before_ray_is_started(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def missing(languages: tuple[str, ...]) -> None:
+        raise ReadingFailed(f"Tesseract has no language pack {languages[1]}.")
+
+    def start(*_: Any, **__: Any) -> None:
+        raise RayStarted
+
+    monkeypatch.setattr(tasks, "check_ocr", missing)
+    monkeypatch.setattr(cluster, "start", start)
+    monkeypatch.setattr(system, "flags", lambda folder: {})
+    settings = load({"data_dir": tmp_path, "api.port": 0, "pdf.ocr_languages": ["eng", "xyz"]}, environ={})
+    with pytest.raises(ReadingFailed, match="no language pack xyz"):
+        system.up(settings)
+    # Another cluster has its own Tesseract.
+    with pytest.raises(RayStarted):
+        system.up(settings, address="there:6379")

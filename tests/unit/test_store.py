@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import sqlite3
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -48,6 +49,7 @@ from actors.messages import (
     SourceValue,
     Upload,
 )
+from actors.store import room
 from actors.store.blobs import Folder
 from actors.store.documents import check_name, ensure_collection, new_id, title_of
 from actors.store.rows import iso
@@ -655,6 +657,18 @@ async def test_health_tells_how_the_store_is(database: Database, tmp_path: Path)
     assert health.detail["revision"] == "0006"
     assert health.detail["jobs"] == {"queued": 1}
     assert health.detail["round_trip_ms"] > 0
+    assert health.detail["trouble"] == {}
+
+
+async def test_health_tells_that_a_disk_is_nearly_full(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "LOW_BYTES", 1 << 62)
+    health = await database.health(deadline=soon())
+    # It can be searched as before, so it is ready.
+    assert health.ready
+    assert set(health.detail["trouble"]) == {"files", "the database"}
+    assert re.fullmatch(r"The disk has [0-9.]+ MB left for files. Make room on it.", health.detail["trouble"]["files"])
 
 
 async def test_a_database_that_has_not_started_is_not_ready(tmp_path: Path) -> None:
