@@ -23,8 +23,11 @@ install: $(VENV)/.installed
 run: $(VENV)/.installed
 	$(if $(PORT),GATHERUM_API__PORT=$(PORT)) $(BIN)/python -m examples.first_light
 
+# Unit tests first and side by side: they tell of most defects in two minutes. Those that start a cluster have the machine
+# to themselves.
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 tests/unit
+	$(BIN)/python -m pytest tests/acceptance tests/integration
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -27,7 +27,8 @@ class Bench:
         self.folder = folder
         self.database = database
         self.retrieval = Retriever(DEFAULTS.retrieval, DEFAULTS.encoder.model_copy(update={"kind": "none"}), database)
-        self.entities = Entities(DEFAULTS.entities, database)
+        # Known names alone: spaCy finds others in questions, if another test has loaded it.
+        self.entities = Entities(DEFAULTS.entities.model_copy(update={"read_questions": 0}), database)
 
     @property
     def roles(self) -> Roles:
