@@ -247,7 +247,7 @@ async def test_what_is_no_store_is_refused(fresh_database: Fresh, tmp_path: Path
         await backup.save(url, SETTINGS, None, tmp_path / "b.zip")
     with pytest.raises(InvalidInput, match="same one"):
         await transfer.copy(url, url, SETTINGS)
-    with pytest.raises(InvalidInput, match="no backup"):
+    with pytest.raises(InvalidInput, match="There is no file"):
         await backup.restore(tmp_path / "nothing.zip", url, SETTINGS, None)
     with pytest.raises(GatherumError, match="no folder"):
         await backup.save(url, SETTINGS, None, tmp_path / "nowhere" / "b.zip")

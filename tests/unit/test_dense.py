@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from actors.search import dense
 from actors.search.dense import STEPS, CorruptSnapshot, DenseIndex
 from actors.search.encoder import Vectors, unit
 
@@ -111,28 +113,35 @@ def test_a_limit_beyond_all_gives_all() -> None:
     assert len(found(filled(900, exact_below=100), vectors(1)[0], 10**9)) == 900
 
 
-def test_searches_go_on_while_a_graph_is_built() -> None:
-    index = filled(1_500, exact_below=500)
+def test_searches_go_on_while_a_graph_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    index = filled(3_000, exact_below=500)
     query = vectors(1, 3)[0]
     seen: list[set[int]] = []
-    done = threading.Event()
+    empty = dense._graph
 
-    def search() -> None:
-        # With a pause: a lock is not fair, and a thread that does nothing but search would keep it to itself.
-        while not done.wait(0.001):
-            seen.append(set(found(index, query, 20)))
+    def watched(dimension: int) -> Any:
+        graph = empty(dimension)
+        add = graph.add
 
-    searching = threading.Thread(target=search)
-    searching.start()
-    index.add(range(1_500, 6_000), vectors(6_000)[1_500:])
-    index.remove(range(0, 1_500))
+        def adding(*what: Any, **how: Any) -> Any:
+            search = threading.Thread(target=lambda: seen.append(set(found(index, query, 20))), daemon=True)
+            search.start()
+            search.join(10)
+            assert not search.is_alive()
+            return add(*what, **how)
+
+        monkeypatch.setattr(graph, "add", adding)
+        return graph
+
+    monkeypatch.setattr(dense, "_graph", watched)
+    index.add(range(3_000, 4_000), vectors(4_000)[3_000:])
+    index.remove(range(0, 3_000))  # most are gone: the rest get a graph of their own
     index.commit()
-    done.set()
-    searching.join()
-    assert len(seen) > 2
+    seen.append(set(found(index, query, 20)))
+    assert len(seen) > 1
     assert min(map(len, seen)) >= 15
     # The state before or the one after, never some of both.
-    assert all(max(one) < 1_500 or min(one) >= 1_500 for one in seen)
+    assert all(max(one) < 3_000 or min(one) >= 3_000 for one in seen)
 
 
 def test_nothing_is_seen_before_the_commit() -> None:
