@@ -138,7 +138,7 @@ def _cut(lines: Floats, chars: Ints, members: Ints, depth: int, tables: Sequence
     middle = (y0 + y1) / 2
     for table in tables:
         if table[0] < gutter < table[2]:
-            cells = _within(table, (x0 + x1) / 2, middle)
+            cells = within(table, (x0 + x1) / 2, middle)
             left, right = left & ~cells, right & ~cells
             middle[cells] = (table[1] + table[3]) / 2  # of one line, as it were
     length = chars[members]
@@ -194,7 +194,8 @@ def _sides(x0: Floats, x1: Floats, gutter: float) -> tuple[npt.NDArray[np.bool_]
     return left, ~spanning & ~left
 
 
-def _within(box: Box, x: Floats, y: Floats) -> npt.NDArray[np.bool_]:
+def within(box: Box, x: Floats, y: Floats) -> npt.NDArray[np.bool_]:
+    """Which of some points lie in a box."""
     inside: npt.NDArray[np.bool_] = (x >= box[0]) & (x <= box[2]) & (y >= box[1]) & (y <= box[3])
     return inside
 

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from actors.messages import Box, Page, Table
 from actors.reading import textlayer
+from actors.reading.layout import within
 from actors.reading.mupdf import pymupdf
 
 MAX_PATHS: Final = 3_000  # drawn on a page; beyond lies a map or a plot, and minutes of looking for cells
@@ -148,9 +149,7 @@ def _parted(page: Page, box: Box) -> bool:
 def _inside(page: Page, box: Box) -> npt.NDArray[np.bool_]:
     """Which words of a page stand in a box."""
     words = page.words.array
-    x, y = (words["x0"] + words["x1"]) / 2, (words["y0"] + words["y1"]) / 2
-    inside: npt.NDArray[np.bool_] = (x >= box[0]) & (x <= box[2]) & (y >= box[1]) & (y <= box[3])
-    return inside
+    return within(box, (words["x0"] + words["x1"]) / 2, (words["y0"] + words["y1"]) / 2)
 
 
 def _lies(page: Page, box: Box) -> bool:
