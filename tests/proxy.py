@@ -97,7 +97,11 @@ class Proxy:
 
 
 async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-    while received := await source.read(1 << 20):
-        sink.write(received)
-        await sink.drain()
-    sink.close()
+    try:
+        while received := await source.read(1 << 20):
+            sink.write(received)
+            await sink.drain()
+    except OSError:
+        pass  # a server that ends with bytes of ours unread resets the connection instead of closing it
+    finally:
+        sink.close()
