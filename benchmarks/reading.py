@@ -38,7 +38,7 @@ from actors.deadline import Deadline
 from actors.errors import GatherumError
 from actors.pdf import Pdf
 from actors.reading import pages
-from config.settings import Settings, load
+from config.settings import EncoderSettings, Settings, load
 
 CPUS = 2
 AT_ONCE = 4  # documents, as `ingest.workers` has it
@@ -82,9 +82,10 @@ def main() -> None:
     groups: dict[str, list[Row]] = {}
     settings = load()
     with tempfile.TemporaryDirectory(prefix="gatherum-bench-") as scratch, cluster():
-        role = Pdf(settings.pdf, settings.entities, settings.encoder, settings.logs)
+        role = Pdf(settings.pdf, settings.entities, no_encoder(settings), settings.logs)
         if documents := text_documents(data / "pdf"):
             groups["text"] = text(role, documents, Path(scratch), given.repeat)
+            groups["text"].append(vectors(settings, documents, groups["text"][0]))
         else:
             console.print(f"Text skipped: there are no PDFs in {data / 'pdf'}. Say where with GATHERUM_DATA.")
         if images := sorted((data / "ocr" / "old_books" / "pages").glob("*.tif*"))[: given.scans]:
@@ -138,6 +139,23 @@ def text(role: Pdf, documents: list[Document], scratch: Path, repeat: int) -> li
     ]
 
 
+def vectors(settings: Settings, documents: list[Document], baseline: Row) -> Row:
+    """The files once more as they are ingested, vectors and all; once, since the encoder takes nearly all the time."""
+    role = Pdf(settings.pdf, settings.entities, settings.encoder, settings.logs)
+    return measured(
+        "Pdf.read, the files, also vectors",
+        sum(count for _, count in documents),
+        lambda: asyncio.run(read(role, documents, enrich=True)),
+        1,
+        baseline,
+    )
+
+
+def no_encoder(settings: Settings) -> EncoderSettings:
+    """No encoder: it takes nearly all the time of a page, and what is measured here is the reading."""
+    return settings.encoder.model_copy(update={"kind": "none"})
+
+
 def scaling(documents: list[Document], scratch: Path, settings: Settings, repeat: int) -> list[Row]:
     """The role over the files and over a document of 1,200 pages or so, by one task at a time and by two."""
     long = [merged(documents * 4, scratch / "longer.pdf")]
@@ -146,7 +164,7 @@ def scaling(documents: list[Document], scratch: Path, settings: Settings, repeat
         tasks: Pdf(
             settings.pdf.model_copy(update={"task_cpus": CPUS / tasks}),
             settings.entities,
-            settings.encoder,
+            no_encoder(settings),
             settings.logs,
         )
         for tasks in (1, CPUS)
