@@ -492,7 +492,7 @@ class Process:
         """How it ended; None while it runs."""
         return self._process.exitcode
 
-    async def end(self, within_s: float = 60.0) -> int:
+    async def end(self, within_s: float = 120.0) -> int:
         """Wait for its end."""
         await until(lambda: self.exit_code() is not None, f"{self.plan.name} to end", within_s)
         return self._process.exitcode or 0
