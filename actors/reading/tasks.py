@@ -7,7 +7,6 @@ are imported where they are used: an actor or an HTTP replica that knows the rol
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -92,12 +91,13 @@ def read_range(path: str, part: Range, setup: Setup) -> tuple[Report, tuple[Page
     settings = setup.settings
     found: list[Page] = []
     scanned: list[tuple[int, Why]] = []
+    budgets = _budgets(part, settings.page_timeout_s)
     with _opened(path, setup) as document:
         if part.whys:
             from actors.reading import ocr
 
             budget = settings.page_timeout_s * len(part.pages)
-            with limits.clock(budget):
+            with budgets[part.pages[0]].clock():
                 found = ocr.read(
                     document,
                     list(zip(part.pages, part.whys, strict=True)),
@@ -107,8 +107,7 @@ def read_range(path: str, part: Range, setup: Setup) -> tuple[Report, tuple[Page
                     timeout_s=budget * OCR_SHARE,
                 )
         else:
-            clock = functools.partial(limits.clock, settings.page_timeout_s)
-            for page, why in pages.read_all(document, part.pages, clock):
+            for page, why in pages.read_all(document, part.pages, lambda number: budgets[number].clock()):
                 if why:
                     scanned.append((page.number, why))
                 else:
@@ -120,7 +119,7 @@ def read_range(path: str, part: Range, setup: Setup) -> tuple[Report, tuple[Page
             from actors.reading import structure, tables
 
             for index, page in enumerate(found):
-                with limits.clock(settings.page_timeout_s):
+                with budgets[page.number].clock():
                     page = tables.with_tables(document, page)
                     found[index] = structure.detailed(document, page) if setup.details else page
         if setup.images is not None:
@@ -128,16 +127,23 @@ def read_range(path: str, part: Range, setup: Setup) -> tuple[Report, tuple[Page
 
             allowance = Allowance(setup.images.left, set(setup.images.sent))
             for index, page in enumerate(found):
-                with limits.clock(settings.page_timeout_s):
+                with budgets[page.number].clock():
                     found[index] = images.with_bytes(document, page, allowance, settings.max_pixels)
         readings = tuple(map(PageReading, found))
         if setup.model:
-            with limits.clock(settings.page_timeout_s * len(part.pages)):
+            with limits.clock(sum(budget.left for budget in set(budgets.values()))):
                 readings = enrich(found, setup)
     chars = sum(len(page.text) for page in found)
     margins = tuple(map(furniture.margins, found)) if part.whys else ()
     done = tuple(page.number for page in found)
     return Report(done, tuple(scanned), chars, margins, taken(found)), readings
+
+
+def _budgets(part: Range, page_timeout_s: float) -> dict[int, limits.Budget]:
+    """The time of each page, for all that is done about it; pages that are recognised together share the sum."""
+    if part.whys:
+        return dict.fromkeys(part.pages, limits.Budget(page_timeout_s * len(part.pages)))
+    return {number: limits.Budget(page_timeout_s) for number in part.pages}
 
 
 def enrich_range(

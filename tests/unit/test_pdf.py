@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -555,7 +556,34 @@ def test_the_watchdog_guards_each_page(mixed: str, settings: Settings, monkeypat
     armed: list[float] = []
     monkeypatch.setattr(signal, "setitimer", lambda which, seconds: armed.append(seconds))
     read_range(mixed, Range((1, 2, 3)), setup(settings))
-    assert armed == [7, 0] * 7  # for opening the file, and for both parts of the work on each page
+    # For opening the file, and for both parts of the work on each page.
+    assert (armed[1::2], armed[0]) == ([0] * 7, 7)
+    assert all(6 < seconds <= 7 for seconds in armed[2::2])
+
+
+def test_all_that_is_done_about_a_page_shares_its_time(
+    mixed: str, enriching: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    armed: list[float] = []
+
+    @contextmanager
+    def clock(seconds: float) -> Iterator[None]:
+        armed.append(seconds)
+        yield
+        now[0] += 1
+
+    monkeypatch.setattr(limits, "clock", clock)
+    monkeypatch.setattr(limits, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    wanted = replace(enriching, details=True, images=Allowance(1000), encoder=None)
+    read_range(mixed, Range((1, 3)), wanted)
+    # Opening; both extracted, composed, searched for tables, for images; enriched by what they left together.
+    assert armed == [7, 7, 7, 6, 6, 5, 5, 4, 4, 6]
+
+    monkeypatch.setattr(ocr, "read", lambda *_, **__: [Page(number, 1, 1, "", Words()) for number in (2, 3)])
+    armed.clear()
+    read_range(mixed, Range((2, 3), ("absent", "absent")), wanted)
+    assert armed == [7, 14, 13, 12, 11, 10, 9]
 
 
 def test_limits_are_checked_before_work(mixed: str) -> None:
