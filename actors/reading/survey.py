@@ -47,7 +47,7 @@ class Survey:
 
     def furniture_of(self, page: Page) -> Furniture:
         """What may stand in the margins of a page."""
-        recognised = page.ocr is not None and page.ocr.why != "mixed"
+        recognised = page.ocr is not None and page.ocr.used and page.ocr.why != "mixed"
         return self.scanned_furniture if recognised else self.furniture
 
     def heading(self, page: int) -> str:
