@@ -222,6 +222,7 @@ class Page:
         ocr: None where nothing was wrong with the page's own text layer.
         error: why the page could not be read; then `text` is empty.
         label: what the document calls the page (`iv`, `A-3`), where it says so; else empty.
+        warning: what of the page was lost beside the words that were read; else empty. It is not stored.
         links: only where details were asked for.
         images: only where details were asked for.
         tables: only where details or chunks were asked for.
@@ -235,6 +236,7 @@ class Page:
     ocr: OcrRecord | None = None
     error: str | None = None
     label: str = ""
+    warning: str = ""
     links: tuple[PageLink, ...] = ()
     images: tuple[PageImage, ...] = ()
     tables: tuple[Table, ...] = ()

@@ -116,7 +116,7 @@ def read(
         try:
             own[number], _ = pages.read(document, number, pictures=False)
             drawn = _draw(document[number - 1], own[number], why, dpi, max_pixels)
-            lost[number] = damage.lost()
+            lost[number] = damage.lost(damage.said())
         except pages.DAMAGE as error:
             said = f"The page cannot be drawn: {pages.brief(error)}"
             done[number] = Page(number, 0.0, 0.0, "", Words(), ocr=_record(why, (), languages), error=said)

@@ -266,6 +266,8 @@ def _finished(document: pymupdf.Document, draft: Draft | Page, pictures: bool) -
         why = triage.judge(page, lambda: triage.marked(source), lambda: triage.covered(source))
         if why is None and not words and (lost := damage.lost_content(document, source, draft.said)):
             page = replace(page, error=f"The page is damaged: {lost}")
+        elif words and draft.said and (lost := damage.lost(draft.said)):
+            page = replace(page, warning=f"Part of the page was lost: {lost}")
         if pictures and why is None and words and any(silent_pictures(source, page)):
             why = "mixed"
     except Exception as error:  # noqa: BLE001 -- as above

@@ -7,12 +7,13 @@ are imported where they are used: an actor or an HTTP replica that knows the rol
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from actors.errors import DocumentTooLarge, Unavailable
+from actors.errors import DocumentTooLarge, ReadingFailed, Unavailable
 from actors.messages import Box, Chunk, DocumentInfo, Embeddings, Mention, Page, PageChunks, PageReading
 from actors.reading import limits
 from actors.reading.allowance import Allowance, Taken, taken
@@ -85,10 +86,18 @@ def read_range(path: str, part: Range, setup: Setup) -> tuple[Report, tuple[Page
 
     Raises:
         EncryptedPdf, DocumentTooLarge, ReadingFailed, UnknownPage: the range cannot be read.
+        Unavailable: Tesseract or a language pack is missing on this node.
     """
     from actors.reading import furniture, pages
 
     settings = setup.settings
+    try:
+        # At the first task of a process, and not when the first scan comes, which may be page 800: nodes differ.
+        check_ocr(settings.ocr_languages)
+    except ReadingFailed as error:
+        # Of the node and not of the pages, which another node can read.
+        logs.get().error("node_cannot_recognise", node=socket.gethostname(), error=error.detail)
+        raise Unavailable(f"A node that reads pages is not set up for it. {error.detail}") from None
     found: list[Page] = []
     scanned: list[tuple[int, Why]] = []
     budgets = _budgets(part, settings.page_timeout_s)
@@ -115,6 +124,8 @@ def read_range(path: str, part: Range, setup: Setup) -> tuple[Report, tuple[Page
         for page in found:
             if page.error:
                 logs.get().warning("page_unreadable", page=page.number, error=page.error)
+            elif page.warning:
+                logs.get().warning("page_damaged", page=page.number, warning=page.warning)
         if setup.details or setup.model:
             from actors.reading import structure, tables
 

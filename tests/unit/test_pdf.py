@@ -478,12 +478,23 @@ def setup(settings: Settings, *, model: str | None = None) -> Setup:
 def mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A file of three pages, the second without a text layer; logs of the task are not set up in this process."""
     monkeypatch.setattr(module, "_set_up_process", lambda logs: None)
+    monkeypatch.setattr(tasks, "check_ocr", lambda languages: None)
     with pymupdf.open() as document:
         document.new_page().insert_text((50, 50), "Titan is a moon of Saturn.")
         document.new_page().draw_circle((100, 100), 50)
         document.new_page().insert_text((50, 50), "Rhea is another.")
         document.save(tmp_path / "a.pdf")
     return str(tmp_path / "a.pdf")
+
+
+def test_a_node_without_a_language_pack_says_so_before_it_reads(mixed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(languages: tuple[str, ...]) -> None:
+        raise ReadingFailed(f"Tesseract has no language pack {languages[0]}.")
+
+    monkeypatch.setattr(tasks, "check_ocr", missing)
+    with capture_logs() as lines, pytest.raises(Unavailable, match=r"A node .* no language pack eng"):
+        read_range(mixed, Range((1,)), setup(load({})))
+    assert [line["event"] for line in lines] == ["node_cannot_recognise"]
 
 
 def test_a_text_range_leaves_scanned_pages(mixed: str, settings: Settings) -> None:
