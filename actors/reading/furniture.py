@@ -219,9 +219,9 @@ def _steady(group: Sequence[_Place], need: int) -> bool:
     """
     said: defaultdict[Hashable, set[int]] = defaultdict(set)
     for place in group:
-        said[place.numbers].add(place.page)
+        said["stays", place.numbers].add(place.page)
         for position, number in enumerate(place.numbers):
-            said[position, number - place.page].add(place.page)
+            said["grows", position, number - place.page].add(place.page)
     steady = set().union(*(pages for pages in said.values() if len(pages) > 1))
     steady.update(place.page for place in group if not place.numbers)
     return len(steady) >= max(need, _pages(group) / 2)
