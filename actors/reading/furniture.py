@@ -30,6 +30,8 @@ SCANNED_RUNS: Final = 3  # of pages to be recognised; the others wait for these
 SAME_HEIGHT: Final = 4.0  # points
 SCANNED_HEIGHT: Final = 10.0  # points; no page lies in a scanner like the one before
 REPEATS: Final = 3  # pages that a row is on; two for a document of two or three
+HEAD_WORDS: Final = 3  # besides a number: titles of fewer, such as `Exercise 12`, are numbered themselves
+NUMBER: Final = "#"  # in place of any, in a pattern
 
 _NUMBER: Final = re.compile(r"\d+")
 # At an end of a row, where page numbers stand, and not before a sign that numbers a title or an item of a list.
@@ -142,7 +144,7 @@ def collect(pages: Iterable[Margins], *, reach: float = SAME_HEIGHT) -> Furnitur
             (*key, _middle(group))
             for key, places in texts.items()
             for group in _level(places, reach)
-            if _pages(group) >= need and _steady(group, need)
+            if _pages(group) >= need and (_steady(group, need) or _paginated(key[1], group))
         ),
         frozenset(
             (*key, _middle(group))
@@ -227,10 +229,26 @@ def _steady(group: Sequence[_Place], need: int) -> bool:
     return len(steady) >= max(need, _pages(group) / 2)
 
 
+def _paginated(pattern: str, group: Sequence[_Place]) -> bool:
+    """Whether they are a head of some words with a number at its end that goes up with the pages, if not one by one.
+
+    So it is where some pages of a book were scanned and others were not.
+    """
+    words = pattern.split()
+    if len(words) <= HEAD_WORDS:
+        return False
+    for end in (0, -1):
+        if words[end] == NUMBER:
+            run = sorted((place.page, place.numbers[end]) for place in group)
+            if all(after[1] - before[1] >= after[0] - before[0] > 0 for before, after in itertools.pairwise(run)):
+                return True
+    return False
+
+
 def _pattern(text: str) -> str:
     """A row's letters with its numbers blanked out; signs are what recognition gets wrong most."""
     folded = " ".join(_SIGNS.sub(" ", text.casefold()).split())
-    return "#" if _ROMAN.fullmatch(folded) else _NUMBER.sub("#", folded)
+    return NUMBER if _ROMAN.fullmatch(folded) else _NUMBER.sub(NUMBER, folded)
 
 
 def _page_numbers(text: str) -> set[int]:

@@ -97,6 +97,19 @@ def test_a_number_within_a_head_stays_or_grows(count: int, first: int, grows: bo
     assert all(texts(found, at) == [f"Sheet {first + at.number * grows} of the survey"] for at in pages)
 
 
+def test_a_head_of_pages_that_are_not_one_after_the_other() -> None:
+    """As where some pages of a book were scanned."""
+    numbers = (19, 35, 36, 53)
+
+    def heads(head: str, numbers: tuple[int, ...] = numbers) -> list[Page]:
+        return [page(at, (head.format(number), 20), ("Text", 400)) for at, number in enumerate(numbers, 1)]
+
+    for head in ("The corset and the crinoline. {}", "{} The corset and the crinoline"):
+        assert [texts(collect(heads(head)), at) for at in heads(head)] == [[head.format(number)] for number in numbers]
+        assert collect(heads(head, (19, 53, 36, 35))) == Furniture()
+    assert collect(heads("Exercise {}")) == Furniture()
+
+
 def test_numbers_of_titles_and_items_are_not_those_of_pages() -> None:
     titles = ("Why moons are round", "What rings are made of", "Who found Rhea", "Where Titan's lakes lie")
     for wording in ("{}. {}", "{}) {}", "Question {}: {}"):
