@@ -62,6 +62,10 @@ class Deadline:
     async def run(self, awaitable: Awaitable[T], what: str) -> T:
         """Await within the deadline.
 
+        Args:
+            awaitable: the work.
+            what: it is, in words for whoever made the call.
+
         Raises:
             DeadlineExceeded: the time ran out; the awaitable has been cancelled.
         """
@@ -71,7 +75,7 @@ class Deadline:
         except TimeoutError:
             # A TimeoutError of the awaitable itself is not ours to rename.
             if scope.expired():
-                raise DeadlineExceeded(f"{what} did not finish in time.") from None
+                raise DeadlineExceeded(f"{what[0].upper()}{what[1:]} did not finish in time.") from None
             raise
 
 

@@ -213,8 +213,8 @@ class Guard:
             port: where the connection is to go.
 
         Raises:
-            Refused: the host has an address that is not public, or none.
-            FetchFailed: it cannot be looked up at the moment.
+            Refused: policy forbids the host or the port as they stand.
+            FetchFailed: the name leads to no public address, or cannot be looked up at the moment.
         """
         host = _canonical(host)
         opened = self._allowed.host(host, port)
@@ -231,30 +231,31 @@ class Guard:
             found = []
         except (OSError, ValueError):
             found = []
-        if not found:
-            # The same words as for a private address, or names inside could be told from names that do not exist.
-            raise Refused(f"The host {host} {_NOT_PUBLIC}.")
-        if not opened:
-            for address in found:
-                self._vet(address, host)
+        # The same error for a name that does not exist as for one of a private address, or names inside could be told
+        # from it. And no refusal: that would be untrue of every name that is misspelled.
+        if not found or not (opened or all(self._passes(address, host) for address in found)):
+            raise FetchFailed(f"The host {host} {_NOT_PUBLIC}.")
         return tuple(dict.fromkeys(map(str, found)))
 
     def _vet_host(self, host: str, port: int) -> None:
         if self._allowed.host(host, port):
             return
         if literal := _literal(host):
-            self._vet(literal, host)
+            if not self._passes(literal, host):
+                raise Refused(f"The host {host} {_NOT_PUBLIC}.")
         elif _NUMERIC.fullmatch(host):
             # Even a public one: 134744072 is 8.8.8.8 to one resolver and a name to another.
             raise Refused(f"The host {host} is an address in a notation that is not accepted.")
         elif len(host) > 253 or not _NAME.fullmatch(host):
             raise InvalidInput("The URL's host is not a valid name.")
 
-    def _vet(self, address: Address, host: str) -> None:
+    def _passes(self, address: Address, host: str) -> bool:
+        """Whether an address may be connected to; the log has the reason if it may not."""
         why = objection(address)
-        if why and not self._allowed.address(address):
-            logs.get().warning("egress_refused", host=host, address=str(address), why=why)
-            raise Refused(f"The host {host} {_NOT_PUBLIC}.")
+        if why is None or self._allowed.address(address):
+            return True
+        logs.get().warning("egress_refused", host=host, address=str(address), why=why)
+        return False
 
 
 def _canonical(host: str) -> str:

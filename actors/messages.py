@@ -125,18 +125,19 @@ class Embeddings:
 
 @dataclass(frozen=True, slots=True)
 class OcrRecord:
-    """How the text of a page was obtained when its own text layer did not do.
+    """What was done about a page whose own text layer did not seem to do.
 
     Attributes:
         why: `absent`, `garbage` or `hidden`: what was wrong with the text layer; `mixed`: it lacked the text of
             pictures on the page, and only those were recognised.
         engine: program and version.
-        dpi: resolution of what was recognised, after it was brought to the size that is read best.
+        dpi: resolution of what was recognised, after it was brought to the size that is read best; 0 if nothing was.
         languages: Tesseract language codes.
         confidence: mean word confidence, 0 to 100.
         milliseconds: time spent on this page.
         rotation: degrees clockwise that the content was turned by to stand upright: 0, 90, 180 or 270.
         skew: degrees clockwise that its lines sloped, before they were levelled.
+        used: whether words that were recognised are in the page's text; else it is the page's own.
     """
 
     why: str
@@ -147,6 +148,7 @@ class OcrRecord:
     milliseconds: float
     rotation: int = 0
     skew: float = 0.0
+    used: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,9 +219,10 @@ class Page:
         text: NFC text in reading order, lines separated by newline, blocks by a blank line. A word that was divided at
             the end of a line is whole; the line breaks behind it.
         words: spans into `text` with boxes; a divided word has two that touch, one for each part.
-        ocr: None where the page's own text layer was used.
+        ocr: None where nothing was wrong with the page's own text layer.
         error: why the page could not be read; then `text` is empty.
         label: what the document calls the page (`iv`, `A-3`), where it says so; else empty.
+        warning: what of the page was lost beside the words that were read; else empty. It is not stored.
         links: only where details were asked for.
         images: only where details were asked for.
         tables: only where details or chunks were asked for.
@@ -233,6 +236,7 @@ class Page:
     ocr: OcrRecord | None = None
     error: str | None = None
     label: str = ""
+    warning: str = ""
     links: tuple[PageLink, ...] = ()
     images: tuple[PageImage, ...] = ()
     tables: tuple[Table, ...] = ()

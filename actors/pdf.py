@@ -452,7 +452,7 @@ class Pdf:
         for last in (False, True):
             began = time.monotonic()
             try:
-                return await deadline.run(run(), f"{what[0].upper()}{what[1:]}")
+                return await deadline.run(run(), what)
             except PROCESS_DIED as error:
                 logs.get().warning("page_task_died", **setup.context, what=what, error=type(error).__name__)
                 if last or time.monotonic() - began >= self._settings.page_timeout_s:

@@ -29,6 +29,16 @@ LONGEST_PAUSE_S = 1.0
 STREAM_BUFFER = 8
 """Items a streaming call may be ahead of its reader."""
 
+WORK = {
+    "database": "the work of the store",
+    "retrieval": "the search",
+    "entities": "the search for names",
+    "pdf": "the reading of the PDF",
+    "ingest": "the call to the ingestion",
+    "orchestrator": "the answer",
+}
+"""What the roles do, for clients, who know nothing of their methods."""
+
 
 class Role(Protocol):
     """What a class must declare to be run as a pool of actors."""
@@ -72,6 +82,7 @@ class Pool:
         self._idempotent = idempotent
         self._streaming = streaming
         self._indexes = indexes
+        self._work = WORK.get(role, f"the work of the {role} role")
         self._replicas = [_Replica(replica_name(role, index)) for index in indexes]
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -91,7 +102,7 @@ class Pool:
         return Pool(self._role, self._idempotent, self._streaming, (index,))
 
     async def _call(self, method: str, *args: Any, deadline: Deadline, **kwargs: Any) -> Any:
-        what = f"{self._role}.{method}"
+        what = self._work
         pause = FIRST_PAUSE_S
         avoid: _Replica | None = None
         while True:
@@ -105,7 +116,7 @@ class Pool:
                     handle = await deadline.run(self._find(replica), what)
                 return await self._attempt(handle, method, args, kwargs, deadline)
             except RayTaskError as error:
-                raise _cause(error, what) from None
+                raise _cause(error, f"{self._role}.{method}", what) from None
             except (RayActorError, ActorUnavailableError) as error:
                 replica.handle = None
                 avoid = replica
@@ -138,14 +149,14 @@ class Pool:
     ) -> Any:
         ref = getattr(handle, method).remote(*args, deadline=deadline, **kwargs)
         try:
-            return await deadline.run(ref, f"{self._role}.{method}")
+            return await deadline.run(ref, self._work)
         except (DeadlineExceeded, asyncio.CancelledError):
             # Awaiting less does not stop the remote half.
             _cancel(ref)
             raise
 
     async def _stream(self, method: str, *args: Any, deadline: Deadline, **kwargs: Any) -> AsyncIterator[Any]:
-        what = f"{self._role}.{method}"
+        what = self._work
         deadline.check(what)
         replica = self._least_busy(None)
         try:
@@ -167,7 +178,7 @@ class Pool:
                     return
                 yield await deadline.run(ref, what)
         except RayTaskError as error:
-            raise _cause(error, what) from None
+            raise _cause(error, f"{self._role}.{method}", what) from None
         except RayError as error:
             replica.handle = None
             raise Unavailable(f"The {self._role} role went away during a call. Try again.") from error
@@ -232,17 +243,23 @@ async def value_of(value: Any, *, deadline: Deadline) -> Any:
         raise Unavailable("Pages were lost on their way. Try again.") from error
 
 
-def _cause(error: RayTaskError, what: str) -> Exception:
-    """The error that the remote side raised, as our own type where it is one of ours."""
+def _cause(error: RayTaskError, call: str, what: str) -> Exception:
+    """The error that the remote side raised, as our own type where it is one of ours.
+
+    Args:
+        error: as Ray gives it.
+        call: for the log.
+        what: for the client.
+    """
     cause = error.cause
     if isinstance(cause, GatherumError):
         return cause
     if isinstance(cause, RayError):
         # For example the object of an argument was lost with the process that owned it.
-        return Unavailable(f"A call was lost on its way ({what}). Try again.")
+        return Unavailable(f"A call was lost on its way: {what}. Try again.")
     # A defect: the log has all of it, the caller learns only that it happened.
-    logs.get().error("remote_call_failed", call=what, error=str(error))
-    return GatherumError(f"{what} failed unexpectedly. The log has the details.")
+    logs.get().error("remote_call_failed", call=call, error=str(error))
+    return GatherumError(f"{what[0].upper()}{what[1:]} failed unexpectedly. The log has the details.")
 
 
 def _cancel(ref: Any) -> None:

@@ -155,7 +155,7 @@ async def run(files: Iterable[Mutation], scratch: Path, seed: int) -> Result:
 async def attempt(role: Pdf, settings: Settings, name: str, path: Path) -> Outcome:
     """Inspect and read one file."""
     started = time.monotonic()
-    limit = settings.pdf.page_timeout_s + settings.pdf.document_timeout_s
+    limit = settings.pdf.document_timeout_s
     try:
         deadline = Deadline.after(limit)
         info = await role.inspect(str(path), deadline=deadline)

@@ -167,7 +167,7 @@ def robustness(role: Pdf, data: Path, scratch: Path) -> list[Trial]:
 
 def trial(name: str, against: str, page: Page, gold: str) -> Trial:
     """A page as read beside what it should be."""
-    if page.error or page.ocr is None:
+    if page.error or page.ocr is None or not page.ocr.used:
         raise RuntimeError(f"{name} was not recognised: {page.error or 'it has text of its own'}.")
     found, wanted = page.text.split(), gold.split()
     missed = sum(max(0, wanted.count(word) - found.count(word)) for word in set(wanted)) / max(1, len(wanted))

@@ -12,7 +12,7 @@ import secrets
 import time
 from importlib.metadata import version
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -24,6 +24,7 @@ from config.settings import ApiSettings
 from serve import problems
 from serve.fetch import Fetcher
 from serve.pace import Paced, Stalled
+from serve.parameters import known_parameters
 from serve.routes import admin, ask, collections, documents, entities, extract, jobs, sources
 from serve.services import Services, Turnstile
 
@@ -44,6 +45,7 @@ def create_app(services: Services) -> FastAPI:
         version=version("gatherum"),
         summary="Answers over PDFs and SQL databases, every statement cited.",
         license_info={"name": "AGPL-3.0-or-later", "identifier": "AGPL-3.0-or-later"},
+        dependencies=[Depends(known_parameters)],
     )
     app.state.services = services
     app.state.blobs = open_blobs(services.settings.blobs, services.settings.data_dir)

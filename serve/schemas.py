@@ -121,16 +121,17 @@ class WordView(BaseModel):
 
 
 class OcrView(BaseModel):
-    """How a page was recognised optically."""
+    """What was done about a page whose own text did not seem to do."""
 
     why: Literal["absent", "garbage", "hidden", "mixed"] = Field(description="What was wrong with its own text.")
     engine: str = Field(examples=["tesseract 5.3.0"])
-    dpi: int = Field(description="Of what was recognised.")
+    dpi: int = Field(description="Of what was recognised; 0 if nothing was.")
     languages: list[str]
     confidence: float = Field(description="Mean of the words, 0 to 100.")
     milliseconds: float = Field(description="Drawing, preparing and recognising.")
     rotation: int = Field(description="Degrees that the page was turned by.")
     skew: float = Field(description="Degrees that the page was levelled by.")
+    used: bool = Field(description="Whether recognised words are in `text`; else it is the page's own.")
 
 
 class PageView(BaseModel):
@@ -142,7 +143,7 @@ class PageView(BaseModel):
     height: float
     text: str
     words: list[WordView]
-    ocr: OcrView | None = Field(description="Null where the page's own text was used.")
+    ocr: OcrView | None = Field(description="Null where nothing was wrong with the page's own text.")
     error: str | None = Field(description="Why the page could not be read.")
 
 

@@ -6,4 +6,4 @@ differently than before.
 
 from __future__ import annotations
 
-PIPELINE = 3
+PIPELINE = 4

@@ -1,8 +1,8 @@
 """Tells a page that is blank from one whose content could not be interpreted.
 
 MuPDF goes on after nearly every error and says so on a list of messages. A page of garbage thus looks like a blank one,
-and a document of them would be published as read. Only pages on which no word was found are asked about, so what is
-said of a broken colour profile or an unbalanced stack beside good text costs neither time nor false alarms.
+and a document of them would be published as read. Beside words that were read only the loss of a stream counts, and as
+a warning: what is said there of a broken colour profile or an unbalanced stack costs neither time nor false alarms.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ def forget() -> None:
     pymupdf.TOOLS.reset_mupdf_warnings()
 
 
-def lost() -> str:
-    """What was said since `forget` that means that a stream or a picture of the page was lost; empty if none was."""
-    return _first(said(), _LOST)
+def lost(said: Sequence[str]) -> str:
+    """What was said that means that a stream or a picture of the page was lost; empty if none was."""
+    return _first(said, _LOST)
 
 
 def lost_content(document: Document, source: Page, said: Sequence[str]) -> str:

@@ -8,9 +8,10 @@ Recognised pages are less exact, so they and pages with text of their own are ev
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -29,8 +30,12 @@ SCANNED_RUNS: Final = 3  # of pages to be recognised; the others wait for these
 SAME_HEIGHT: Final = 4.0  # points
 SCANNED_HEIGHT: Final = 10.0  # points; no page lies in a scanner like the one before
 REPEATS: Final = 3  # pages that a row is on; two for a document of two or three
+HEAD_WORDS: Final = 3  # besides a number: titles of fewer, such as `Exercise 12`, are numbered themselves
+NUMBER: Final = "#"  # in place of any, in a pattern
 
 _NUMBER: Final = re.compile(r"\d+")
+# At an end of a row, where page numbers stand, and not before a sign that numbers a title or an item of a list.
+_PAGE_NUMBER: Final = re.compile(r"^\W*(\d{1,5})(?![.):]\s|\d)|(?<!\d)(\d{1,5})\W*$")
 _SIGNS: Final = re.compile(r"[^\w\s]+|_+")
 _ROMAN: Final = re.compile(r"[ivxlc]+")
 
@@ -43,7 +48,7 @@ class Row:
         spans: of its words in the page's text, ascending.
         bottom: whether it stands in the lower margin.
         distance: of its middle from the edge of the page, points.
-        text: as it stands.
+        text: from left to right.
     """
 
     spans: tuple[Span, ...]
@@ -71,8 +76,10 @@ class Furniture:
     """What repeats in a document.
 
     Attributes:
-        texts: (bottom, pattern, distance from the edge) of rows that say the same on several pages, but for numbers.
-        numbers: (bottom, offset, distance) of rows with a number that grows with the page: number less page.
+        texts: (bottom, pattern, distance from the edge) of rows that say the same on several pages, but for numbers
+            that are those of pages or chapters.
+        numbers: (bottom, offset, distance) of rows that begin or end with a number that grows with the page: number
+            less page.
         reach: by how much a row may stand higher or lower than they do, points.
     """
 
@@ -91,7 +98,7 @@ class Furniture:
         pattern = _pattern(row.text)
         if any((row.bottom, pattern) == text[:2] and abs(row.distance - text[2]) <= self.reach for text in self.texts):
             return True
-        offsets = {number - page for number in _numbers(row.text)}
+        offsets = {number - page for number in _page_numbers(row.text)}
         return any(
             row.bottom == bottom and offset in offsets and abs(row.distance - distance) <= self.reach
             for bottom, offset, distance in self.numbers
@@ -120,21 +127,31 @@ def collect(pages: Iterable[Margins], *, reach: float = SAME_HEIGHT) -> Furnitur
         pages: in ascending order.
         reach: by how much a row may stand higher or lower from page to page, points.
     """
-    texts: defaultdict[tuple[bool, str], list[tuple[int, float]]] = defaultdict(list)
-    numbers: defaultdict[tuple[bool, int], list[tuple[int, float]]] = defaultdict(list)
+    texts: defaultdict[tuple[bool, str], list[_Place]] = defaultdict(list)
+    numbers: defaultdict[tuple[bool, int], list[_Place]] = defaultdict(list)
     count = 0
     for page in pages:
         count += 1
         for row in page.rows:
-            place = (page.number, row.distance)
+            place = _Place(page.number, row.distance, tuple(map(int, _NUMBER.findall(row.text))))
             if pattern := _pattern(row.text):
                 texts[row.bottom, pattern].append(place)
-            for number in _numbers(row.text):
+            for number in _page_numbers(row.text):
                 numbers[row.bottom, number - page.number].append(place)
     need = REPEATS if count > REPEATS else 2
     return Furniture(
-        frozenset((*key, distance) for key, places in texts.items() for distance in _repeated(places, need, reach)),
-        frozenset((*key, distance) for key, places in numbers.items() for distance in _repeated(places, need, reach)),
+        frozenset(
+            (*key, _middle(group))
+            for key, places in texts.items()
+            for group in _level(places, reach)
+            if _pages(group) >= need and (_steady(group, need) or _paginated(key[1], group))
+        ),
+        frozenset(
+            (*key, _middle(group))
+            for key, places in numbers.items()
+            for group in _level(places, reach)
+            if _pages(group) >= need
+        ),
         reach,
     )
 
@@ -160,31 +177,79 @@ def rows(page: Page) -> list[Row]:
                 (int(words["start"][run[0]]), int(words["end"][run[-1]]))
                 for run in np.split(ordered, np.flatnonzero(np.diff(ordered) > 1) + 1)
             )
-            text = " ".join(page.text[start:end] for start, end in spans)
+            # Where columns are read one after the other, a row's words stand in the text in another order each time.
+            level = words[ordered[np.argsort(words["x0"][ordered], kind="stable")]]
+            text = " ".join(page.text[start:end] for start, end in zip(level["start"], level["end"], strict=True))
             if len(text) <= MAX_ROW_CHARS:
                 found.append(Row(spans, bottom, round(float(distance[group].mean()), 1), text))
     return found
 
 
-def _repeated(places: list[tuple[int, float]], need: int, reach: float) -> list[float]:
-    """The distances from the edge at which enough pages have it."""
-    places = sorted(places, key=lambda place: place[1])
-    found: list[float] = []
-    first = 0
-    for index in range(1, len(places) + 1):
-        if index == len(places) or places[index][1] - places[index - 1][1] > reach:
-            group = places[first:index]
-            if len({page for page, _ in group}) >= need:
-                found.append(group[len(group) // 2][1])
-            first = index
-    return found
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a row stands: its page, its distance from the edge in points, and the numbers that it says there."""
+
+    page: int
+    distance: float
+    numbers: tuple[int, ...]
+
+
+def _level(places: list[_Place], reach: float) -> Iterator[list[_Place]]:
+    """Those of about the same distance from the edge, together."""
+    places = sorted(places, key=lambda place: place.distance)
+    cuts = [i for i in range(1, len(places)) if places[i].distance - places[i - 1].distance > reach]
+    for first, end in itertools.pairwise([0, *cuts, len(places)]):
+        yield places[first:end]
+
+
+def _middle(group: Sequence[_Place]) -> float:
+    """The distance of a level."""
+    return group[len(group) // 2].distance
+
+
+def _pages(group: Iterable[_Place]) -> int:
+    """How many pages they are on."""
+    return len({place.page for place in group})
+
+
+def _steady(group: Sequence[_Place], need: int) -> bool:
+    """Whether the numbers of rows that are alike but for them are those of pages or chapters.
+
+    Those stay from one page to another, or grow with it; those of a body's lines (`Step 4`, `Sample 17: passed`) do
+    neither, and without this such a line would be taken for a head wherever several pages begin with one. Numbers that
+    recognition got wrong may be as many as those it got right.
+    """
+    said: defaultdict[Hashable, set[int]] = defaultdict(set)
+    for place in group:
+        said["stays", place.numbers].add(place.page)
+        for position, number in enumerate(place.numbers):
+            said["grows", position, number - place.page].add(place.page)
+    steady = set().union(*(pages for pages in said.values() if len(pages) > 1))
+    steady.update(place.page for place in group if not place.numbers)
+    return len(steady) >= max(need, _pages(group) / 2)
+
+
+def _paginated(pattern: str, group: Sequence[_Place]) -> bool:
+    """Whether they are a head of some words with a number at its end that goes up with the pages, if not one by one.
+
+    So it is where some pages of a book were scanned and others were not.
+    """
+    words = pattern.split()
+    if len(words) <= HEAD_WORDS:
+        return False
+    for end in (0, -1):
+        if words[end] == NUMBER:
+            run = sorted((place.page, place.numbers[end]) for place in group)
+            if all(after[1] - before[1] >= after[0] - before[0] > 0 for before, after in itertools.pairwise(run)):
+                return True
+    return False
 
 
 def _pattern(text: str) -> str:
     """A row's letters with its numbers blanked out; signs are what recognition gets wrong most."""
     folded = " ".join(_SIGNS.sub(" ", text.casefold()).split())
-    return "#" if _ROMAN.fullmatch(folded) else _NUMBER.sub("#", folded)
+    return NUMBER if _ROMAN.fullmatch(folded) else _NUMBER.sub(NUMBER, folded)
 
 
-def _numbers(text: str) -> set[int]:
-    return {int(number) for number in _NUMBER.findall(text) if len(number) <= 5}
+def _page_numbers(text: str) -> set[int]:
+    return {int(first or last) for first, last in _PAGE_NUMBER.findall(text)}

@@ -79,7 +79,9 @@ def arrange(boxes: Floats, lengths: Ints, starts: Ints, blocks: Ints, tables: Se
             # Each word stands as many places further on as its line moves.
             moved = np.cumsum(counts) - counts
             order = np.arange(words) + np.repeat(starts[columns] - moved, counts)
-            new_block = _paragraphs(outlines)
+            # What was drawn one after the other MuPDF has parted, by more than boxes tell.
+            together = columns[1:] == columns[:-1] + 1
+            new_block = np.where(together, np.append(new_block, True)[columns[:-1]], _paragraphs(outlines))
             ends = np.cumsum(counts[:-1]) - 1
     gaps[ends] = np.where(_continues(outlines), 0, new_block + 1)
     return Arrangement(order, gaps)
@@ -111,15 +113,36 @@ def reading_order(lines: Floats, chars: Ints, tables: Sequence[Box] = ()) -> Int
 
     Returns:
         A permutation, shape (lines,): for each band between lines that cross the gutter, the left column, then the
-        right one, each in the order drawn unless it has columns itself. None if that is the order drawn.
+        right one, each in the order drawn unless it has columns itself; before and behind all, a short line that stands
+        alone above or below everything, as page numbers do. None if that is the order drawn.
     """
     drawn = np.arange(lines.shape[1])
     order = _cut(lines, chars, drawn, MAX_DEPTH, tables)
-    return None if np.array_equal(order, drawn) else order
+    if order is None:
+        return None
+    head, foot = _ends(lines, chars)
+    inner = order[(order != head) & (order != foot)]
+    if np.array_equal(inner, np.sort(inner)) and int(inner[-1] - inner[0]) < len(inner):
+        # Drawn before or behind all others, as many programs do with either, a number parts nothing.
+        return None
+    ends = np.array([head, foot])
+    return np.concatenate((ends[:1][ends[:1] >= 0], inner, ends[1:][ends[1:] >= 0]))
 
 
-def _cut(lines: Floats, chars: Ints, members: Ints, depth: int, tables: Sequence[Box]) -> Ints:
-    """Order some lines of a page.
+def _ends(lines: Floats, chars: Ints) -> tuple[int, int]:
+    """The lines of a few letters that stand above and below all others, and at least their own height apart; or -1."""
+    _, y0, _, y1 = lines
+    top, low = int(y0.argmin()), int(y1.argmax())
+    head = foot = -1
+    if chars[top] < MIN_LINE_CHARS and np.partition(y0, 1)[1] - y1[top] >= y1[top] - y0[top]:
+        head = top
+    if chars[low] < MIN_LINE_CHARS and y0[low] - np.partition(y1, -2)[-2] >= y1[low] - y0[low]:
+        foot = low
+    return head, foot
+
+
+def _cut(lines: Floats, chars: Ints, members: Ints, depth: int, tables: Sequence[Box]) -> Ints | None:
+    """Order some lines of a page; None if they make no columns.
 
     Args:
         lines: boxes of all, shape (4, lines).
@@ -129,11 +152,11 @@ def _cut(lines: Floats, chars: Ints, members: Ints, depth: int, tables: Sequence
         tables: see `reading_order`.
     """
     if depth == 0 or len(members) < 2 * MIN_COLUMN_LINES:
-        return members
+        return None
     x0, y0, x1, y1 = lines[:, members]
     gutter = _gutter(x0, x1, y1 - y0)
     if gutter is None:
-        return members
+        return None
     left, right = _sides(x0, x1, gutter)
     middle = (y0 + y1) / 2
     for table in tables:
@@ -143,7 +166,7 @@ def _cut(lines: Floats, chars: Ints, members: Ints, depth: int, tables: Sequence
             middle[cells] = (table[1] + table[3]) / 2  # of one line, as it were
     length = chars[members]
     if not (_is_column(x0, x1, length, left) and _is_column(x0, x1, length, right) and _beside(y0, y1, left, right)):
-        return members
+        return None
     crossing = ~(left | right)
     cuts = np.sort(middle[crossing])
     # The number of crossing lines above each line; a crossing line does not count itself, so it closes its band.
@@ -156,7 +179,10 @@ def _cut(lines: Floats, chars: Ints, members: Ints, depth: int, tables: Sequence
             # A table across the columns: its rows stay whole.
             parts.append(members[beside])
         else:
-            parts.extend(_cut(lines, chars, members[inside & side], depth - 1, tables) for side in (left, right))
+            for side in (left, right):
+                column = members[inside & side]
+                ordered = _cut(lines, chars, column, depth - 1, tables)
+                parts.append(column if ordered is None else ordered)
         parts.append(members[inside & crossing])
     return np.concatenate(parts)
 

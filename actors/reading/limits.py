@@ -34,6 +34,7 @@ from actors.errors import DocumentTooLarge
 MB: Final = 1_000_000
 FOLDER_PREFIX: Final = "gatherum-pages-"
 CPU_GRACE_S: Final = 2  # by which the clock on the wall comes first
+LEAST_S: Final = 0.001  # of a clock; one of nothing would never ring
 
 KEPT: Final = frozenset(
     {
@@ -110,6 +111,7 @@ def clock(seconds: float) -> Iterator[None]:
     handles the alarm's signal, so it ends a loop inside MuPDF or a read that blocks as well, where no Python code would
     run. A second clock counts CPU seconds and is inherited by children, whose alarms are not.
     """
+    seconds = max(seconds, LEAST_S)
     used = time.process_time()
     _, most = resource.getrlimit(resource.RLIMIT_CPU)
     resource.setrlimit(resource.RLIMIT_CPU, (_at_most(math.ceil(used + seconds) + CPU_GRACE_S, most), most))
@@ -119,6 +121,30 @@ def clock(seconds: float) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         resource.setrlimit(resource.RLIMIT_CPU, (most, most))
+
+
+class Budget:
+    """Time that several steps share: what one of them leaves, the next one has.
+
+    Args:
+        seconds: for all of them.
+
+    Attributes:
+        left: seconds; below 0 once they are used up.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.left = seconds
+
+    @contextmanager
+    def clock(self) -> Iterator[None]:
+        """`clock` with what is left."""
+        began = time.monotonic()
+        try:
+            with clock(self.left):
+                yield
+        finally:
+            self.left -= time.monotonic() - began
 
 
 def private_memory() -> int:

@@ -114,11 +114,12 @@ def read(
     scanned: list[Scan] = []
     for number, why in wanted:
         try:
-            own[number], _ = pages.read(document, number)
+            own[number], _ = pages.read(document, number, pictures=False)
             drawn = _draw(document[number - 1], own[number], why, dpi, max_pixels)
-            lost[number] = damage.lost()
+            lost[number] = damage.lost(damage.said())
         except pages.DAMAGE as error:
-            done[number] = Page(number, 0.0, 0.0, "", Words(), error=f"The page cannot be drawn: {pages.brief(error)}")
+            said = f"The page cannot be drawn: {pages.brief(error)}"
+            done[number] = Page(number, 0.0, 0.0, "", Words(), ocr=_record(why, (), languages), error=said)
         else:
             scanned += drawn
     left = timeout_s - (perf_counter() - started)
@@ -128,7 +129,7 @@ def read(
     for number, why in wanted:
         parts = [part for part in found if part.scan.number == number]
         if number not in done:
-            page = _joined(own[number], why, parts, languages, spent) if parts else own[number]
+            page = _joined(own[number], why, parts, _record(why, parts, languages, spent))
             # A picture that cannot be decoded is drawn black, and nothing is found on it.
             if lost[number] and not page.words:
                 page = replace(page, error=f"The page is damaged: {lost[number]}")
@@ -233,28 +234,39 @@ def _confidence(words: Sequence[Word]) -> float:
     return sum(word.confidence for word in words) / len(words) if words else 0.0
 
 
-def _joined(own: Page, why: Why, parts: Sequence[Recognised], languages: tuple[str, ...], milliseconds: float) -> Page:
+def _record(why: Why, parts: Sequence[Recognised], languages: tuple[str, ...], milliseconds: float = 0.0) -> OcrRecord:
+    """What was done about a page, nothing of which is used so far.
+
+    Args:
+        why: what is wrong with its own text.
+        parts: of it that were recognised.
+        languages: Tesseract codes.
+        milliseconds: spent on recognising each part.
+    """
+    words = [word for part in parts for word in part.words]
+    return OcrRecord(
+        why,
+        tesseract.engine(),
+        parts[0].dpi if parts else 0,
+        languages,
+        round(_confidence(words), 1),
+        round(sum(part.scan.milliseconds + milliseconds for part in parts), 1),
+        parts[0].bitmap.rotation if parts else 0,
+        parts[0].bitmap.skew if parts else 0.0,
+        used=False,
+    )
+
+
+def _joined(own: Page, why: Why, parts: Sequence[Recognised], record: OcrRecord) -> Page:
     """The page from what was recognised on it and, where that is of use, its own text."""
     adding = why in ("hidden", "mixed")
     blocks: list[merging.Block] = []
     for part in parts:
         blocks += _blocks(part, own, least=WORTH_ADDING if adding else 0.0, beside=own.words if adding else Words())
-    every = [word for part in parts for word in part.words]
-    if why == "garbage" and not _reads_better(own, blocks, _confidence(every)):
-        return own
+    if not blocks or (why == "garbage" and not _reads_better(own, blocks, record.confidence)):
+        return replace(own, ocr=record)
     text, words = merging.join(merging.merge(merging.blocks(own.text, own.words) if adding else [], blocks))
-    first = parts[0]
-    record = OcrRecord(
-        why,
-        tesseract.engine(),
-        first.dpi,
-        languages,
-        round(_confidence(every), 1),
-        round(sum(part.scan.milliseconds + milliseconds for part in parts), 1),
-        first.bitmap.rotation,
-        first.bitmap.skew,
-    )
-    return replace(own, text=text, words=words, ocr=record)
+    return replace(own, text=text, words=words, ocr=replace(record, used=True))
 
 
 def _reads_better(own: Page, blocks: Sequence[merging.Block], confidence: float) -> bool:

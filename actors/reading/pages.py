@@ -189,10 +189,14 @@ def read(document: pymupdf.Document, number: int, *, pictures: bool = True) -> t
     return _finished(document, _drafted(document, number), pictures)
 
 
+def _unclocked(number: int) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
 def read_all(
     document: pymupdf.Document,
     numbers: Iterable[int],
-    clock: Callable[[], AbstractContextManager[None]] = nullcontext,
+    clock: Callable[[int], AbstractContextManager[None]] = _unclocked,
     *,
     pictures: bool = True,
 ) -> Iterator[tuple[Page, Why | None]]:
@@ -201,7 +205,7 @@ def read_all(
     Args:
         document: from `opened`.
         numbers: from 1.
-        clock: entered for each page, twice: as it is drafted and as it is finished.
+        clock: of the page of a number; entered twice, as it is drafted and as it is finished.
         pictures: as for `read`.
 
     Raises:
@@ -210,7 +214,7 @@ def read_all(
     drafts: list[Draft | Page] = []
     words = 0
     for number in numbers:
-        with clock():
+        with clock(number):
             draft = _drafted(document, number)
         drafts.append(draft)
         words += len(draft.layer.texts) if isinstance(draft, Draft) and draft.layer else 0
@@ -223,11 +227,11 @@ def read_all(
 def _all_finished(
     document: pymupdf.Document,
     drafts: Iterable[Draft | Page],
-    clock: Callable[[], AbstractContextManager[None]],
+    clock: Callable[[int], AbstractContextManager[None]],
     pictures: bool,
 ) -> Iterator[tuple[Page, Why | None]]:
     for draft in drafts:
-        with clock():
+        with clock(draft.number):
             finished = _finished(document, draft, pictures)
         yield finished
 
@@ -262,6 +266,8 @@ def _finished(document: pymupdf.Document, draft: Draft | Page, pictures: bool) -
         why = triage.judge(page, lambda: triage.marked(source), lambda: triage.covered(source))
         if why is None and not words and (lost := damage.lost_content(document, source, draft.said)):
             page = replace(page, error=f"The page is damaged: {lost}")
+        elif words and draft.said and (lost := damage.lost(draft.said)):
+            page = replace(page, warning=f"Part of the page was lost: {lost}")
         if pictures and why is None and words and any(silent_pictures(source, page)):
             why = "mixed"
     except Exception as error:  # noqa: BLE001 -- as above

@@ -6,6 +6,7 @@ What the margins of scanned pages say is known only when some of them have been 
 
 from __future__ import annotations
 
+import time
 from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 from actors.messages import Page
 from actors.reading import furniture, limits, pages, structure
 from actors.reading.furniture import Furniture, Margins
+from config import logs
 
 if TYPE_CHECKING:
     from pymupdf import Document
@@ -45,7 +47,7 @@ class Survey:
 
     def furniture_of(self, page: Page) -> Furniture:
         """What may stand in the margins of a page."""
-        recognised = page.ocr is not None and page.ocr.why != "mixed"
+        recognised = page.ocr is not None and page.ocr.used and page.ocr.why != "mixed"
         return self.scanned_furniture if recognised else self.furniture
 
     def heading(self, page: int) -> str:
@@ -59,8 +61,10 @@ def survey(document: Document, page_timeout_s: float) -> Survey:
 
     Args:
         document: open.
-        page_timeout_s: after which the kernel ends this process, for each page and for the table of contents.
+        page_timeout_s: after which no further page is looked at, and what was seen until then must do; and after which
+            the kernel ends this process over one page, or over the table of contents.
     """
+    ends = time.monotonic() + page_timeout_s
     with limits.clock(page_timeout_s):
         outline = [(item.page, item.title) for item in structure.outline(document) if item.page > 0]
     # By page only: of two sections that begin on a page, the one listed last is open at its end.
@@ -68,7 +72,10 @@ def survey(document: Document, page_timeout_s: float) -> Survey:
     margins: list[Margins] = []
     scanned: list[tuple[int, Why]] = []
     for number in furniture.sample(document.page_count):
-        # A page's time each, as when they are read: slow pages must not cost the document its headings.
+        # Slow pages must cost the document neither all of its time nor its headings.
+        if time.monotonic() >= ends:
+            logs.get().warning("survey_cut_short", page=number)
+            break
         with limits.clock(page_timeout_s):
             page, why = pages.read(document, number, pictures=False)
         if why is None:

@@ -33,7 +33,7 @@ MAX_PAIRS: Final = 4_000_000  # of lines that may cross
 
 def with_tables(document: pymupdf.Document, page: Page) -> Page:
     """A page with its tables; as it is where none are drawn, or they are damaged, or its words were recognised."""
-    if page.ocr or not page.words:
+    if (page.ocr and page.ocr.used) or not page.words:
         return page
     try:
         source = document[page.number - 1]

@@ -7,13 +7,13 @@ are imported where they are used: an actor or an HTTP replica that knows the rol
 
 from __future__ import annotations
 
-import functools
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from actors.errors import DocumentTooLarge, Unavailable
+from actors.errors import DocumentTooLarge, ReadingFailed, Unavailable
 from actors.messages import Box, Chunk, DocumentInfo, Embeddings, Mention, Page, PageChunks, PageReading
 from actors.reading import limits
 from actors.reading.allowance import Allowance, Taken, taken
@@ -86,18 +86,27 @@ def read_range(path: str, part: Range, setup: Setup) -> tuple[Report, tuple[Page
 
     Raises:
         EncryptedPdf, DocumentTooLarge, ReadingFailed, UnknownPage: the range cannot be read.
+        Unavailable: Tesseract or a language pack is missing on this node.
     """
     from actors.reading import furniture, pages
 
     settings = setup.settings
+    try:
+        # At the first task of a process, and not when the first scan comes, which may be page 800: nodes differ.
+        check_ocr(settings.ocr_languages)
+    except ReadingFailed as error:
+        # Of the node and not of the pages, which another node can read.
+        logs.get().error("node_cannot_recognise", node=socket.gethostname(), error=error.detail)
+        raise Unavailable(f"A node that reads pages is not set up for it. {error.detail}") from None
     found: list[Page] = []
     scanned: list[tuple[int, Why]] = []
+    budgets = _budgets(part, settings.page_timeout_s)
     with _opened(path, setup) as document:
         if part.whys:
             from actors.reading import ocr
 
             budget = settings.page_timeout_s * len(part.pages)
-            with limits.clock(budget):
+            with budgets[part.pages[0]].clock():
                 found = ocr.read(
                     document,
                     list(zip(part.pages, part.whys, strict=True)),
@@ -107,8 +116,7 @@ def read_range(path: str, part: Range, setup: Setup) -> tuple[Report, tuple[Page
                     timeout_s=budget * OCR_SHARE,
                 )
         else:
-            clock = functools.partial(limits.clock, settings.page_timeout_s)
-            for page, why in pages.read_all(document, part.pages, clock):
+            for page, why in pages.read_all(document, part.pages, lambda number: budgets[number].clock()):
                 if why:
                     scanned.append((page.number, why))
                 else:
@@ -116,11 +124,13 @@ def read_range(path: str, part: Range, setup: Setup) -> tuple[Report, tuple[Page
         for page in found:
             if page.error:
                 logs.get().warning("page_unreadable", page=page.number, error=page.error)
+            elif page.warning:
+                logs.get().warning("page_damaged", page=page.number, warning=page.warning)
         if setup.details or setup.model:
             from actors.reading import structure, tables
 
             for index, page in enumerate(found):
-                with limits.clock(settings.page_timeout_s):
+                with budgets[page.number].clock():
                     page = tables.with_tables(document, page)
                     found[index] = structure.detailed(document, page) if setup.details else page
         if setup.images is not None:
@@ -128,16 +138,23 @@ def read_range(path: str, part: Range, setup: Setup) -> tuple[Report, tuple[Page
 
             allowance = Allowance(setup.images.left, set(setup.images.sent))
             for index, page in enumerate(found):
-                with limits.clock(settings.page_timeout_s):
+                with budgets[page.number].clock():
                     found[index] = images.with_bytes(document, page, allowance, settings.max_pixels)
         readings = tuple(map(PageReading, found))
         if setup.model:
-            with limits.clock(settings.page_timeout_s * len(part.pages)):
+            with limits.clock(sum(budget.left for budget in set(budgets.values()))):
                 readings = enrich(found, setup)
     chars = sum(len(page.text) for page in found)
     margins = tuple(map(furniture.margins, found)) if part.whys else ()
     done = tuple(page.number for page in found)
     return Report(done, tuple(scanned), chars, margins, taken(found)), readings
+
+
+def _budgets(part: Range, page_timeout_s: float) -> dict[int, limits.Budget]:
+    """The time of each page, for all that is done about it; pages that are recognised together share the sum."""
+    if part.whys:
+        return dict.fromkeys(part.pages, limits.Budget(page_timeout_s * len(part.pages)))
+    return {number: limits.Budget(page_timeout_s) for number in part.pages}
 
 
 def enrich_range(

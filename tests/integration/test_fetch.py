@@ -124,7 +124,7 @@ async def test_no_bad_url_reaches_a_canary(tmp_path: Path) -> None:
             pytest.skip("no permission to listen on ports 80 and 443")
         tried = fetcher(settings={"egress.timeout_s": 5})
         for url in ALL:
-            with pytest.raises((Refused, InvalidInput)):
+            with pytest.raises((Refused, FetchFailed, InvalidInput)):
                 await fetch(tried, url, tmp_path)
         assert [canary.connections for canary in canaries] == [0] * len(canaries)
         # The canaries do sing.
@@ -152,7 +152,7 @@ async def test_no_bad_url_connects_anywhere(host: str, tmp_path: Path, monkeypat
     monkeypatch.setattr(type(loop), "create_connection", lambda self, *args, **how: tried.append(args))
     guarded = fetcher(guard=Guard(resolve=resolve))
     for url in ALL:
-        with pytest.raises((Refused, InvalidInput)):
+        with pytest.raises((Refused, FetchFailed, InvalidInput)):
             await fetch(guarded, url, tmp_path)
     assert tried == []
 
@@ -167,7 +167,7 @@ async def test_a_name_that_changes_its_address_is_refused_the_second_time(server
 
     server.routes["/"] = answer(status="302 Found", Location="http://rebound.example/")
     guard = Guard([f"first.example:{server.port}"], resolve=resolve)
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(FetchFailed) as caught:
         await fetch(fetcher(guard=guard), server.url("/", "first.example"), tmp_path)
     assert asked == ["first.example", "rebound.example"]  # each looked up once
     assert "10.0.0.1" not in caught.value.detail

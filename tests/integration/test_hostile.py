@@ -20,7 +20,7 @@ from benchmarks import hostile
 from benchmarks.mutations import mutations
 
 SEED = 20
-COUNT = int(os.environ.get("GATHERUM_HOSTILE", "96"))
+COUNT = int(os.environ.get("GATHERUM_HOSTILE", "60"))
 ROOT = Path(__file__).parents[2]
 TRACED = max(36, COUNT // 10)
 CALLS = (
@@ -42,6 +42,7 @@ from actors.reading.ranges import Range
 from config.settings import load
 settings = load(json.loads(sys.argv[1]))
 setup = tasks.Setup(settings.pdf, None, settings.logs, {})
+tasks.check_ocr(settings.pdf.ocr_languages)  # once, and not in each child
 for path in sys.argv[2:]:
     child = os.fork()
     if child == 0:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from dataclasses import asdict, replace
 from types import SimpleNamespace
@@ -13,9 +14,16 @@ import pytest
 from fakes import job, page_reading
 from fastapi import FastAPI
 
+from actors.database import Database
 from actors.deadline import Deadline
+from actors.entities import Entities
 from actors.errors import DeadlineExceeded, GatherumError, Unavailable, UnknownPage
+from actors.ingest import Ingest
 from actors.messages import Health, Job, OcrRecord, Page, Query, Question
+from actors.orchestrator import Orchestrator
+from actors.pdf import Pdf
+from actors.pool import WORK
+from actors.retrieval import Retriever
 from config.settings import load
 from serve.app import BODY_LIMIT, create_app
 from serve.schemas import PageView
@@ -185,3 +193,32 @@ async def test_a_page_comes_with_its_words_and_how_it_was_recognised(client: htt
     assert_problem(await client.get("/v1/documents/d/pages/0"), 422, "invalid_input")
     schema = (await client.get("/openapi.json")).json()["paths"]["/v1/documents/{document_id}/pages/{number}"]["get"]
     assert schema["responses"]["200"]["content"]["application/json"]["schema"]["$ref"].endswith("/PageView")
+
+
+async def test_no_route_ignores_a_parameter(client: httpx.AsyncClient, app: FastAPI) -> None:
+    asked = 0
+    for path, methods in app.openapi()["paths"].items():
+        for method, described in methods.items():
+            answer = await client.request(method, re.sub("{[^}]*}", "1", path), params={"colection": "moons"})
+            problem = assert_problem(answer, 422, "invalid_input")
+            assert "'colection' is not a parameter of this path" in problem["detail"]
+            taken = [each["name"] for each in described.get("parameters", ()) if each["in"] == "query"]
+            assert ("Did you mean collection?" in problem["detail"]) == ("collection" in taken)
+            asked += 1
+    assert asked > 20
+
+
+async def test_parameters_that_a_route_takes_pass(client: httpx.AsyncClient) -> None:
+    answer = await client.get("/v1/documents", params={"limit": "0"})
+    assert answer.json()["detail"].startswith("limit: ")
+    assert (await client.get("/livez?probe=")).status_code == 422
+    assert (await client.get("/livez")).status_code == 200
+
+
+def test_what_a_role_does_is_told_in_words_for_clients() -> None:
+    assert {Database.ROLE, Entities.ROLE, Ingest.ROLE, Orchestrator.ROLE, Pdf.ROLE, Retriever.ROLE} == WORK.keys()
+
+
+async def test_a_deadline_tells_what_did_not_finish() -> None:
+    with pytest.raises(DeadlineExceeded, match=r"^The reading of the PDF did not finish in time\.$"):
+        await Deadline.after(0).run(asyncio.Event().wait(), WORK["pdf"])

@@ -75,6 +75,23 @@ def test_a_page_with_words_is_believed(tmp_path: Path) -> None:
     assert "largest moon" in page.text
 
 
+@pytest.mark.parametrize(
+    ("content", "warned"),
+    [
+        (pdf(PROSE, resources=FONT), False),
+        (pdf(PROSE + b"no operator 1 2 Q Q Q /Cs1 cs", resources=FONT), False),
+        (pdf(PROSE + b"never a page " * 200, resources=FONT), True),
+        (pdf(b"", content=stream(zlib.compress(PROSE * 50)[:150], FLATE), resources=FONT), True),
+    ],
+)
+def test_what_was_lost_beside_words_is_a_warning(tmp_path: Path, content: bytes, warned: bool) -> None:
+    page = read(tmp_path, content)
+    assert page.error is None
+    assert "largest moon" in page.text
+    assert page.warning.startswith("Part of the page was lost: ") == warned
+    assert bool(page.warning) == warned
+
+
 def test_what_was_said_of_one_page_is_not_held_against_the_next(tmp_path: Path) -> None:
     path = tmp_path / "a.pdf"
     with pymupdf.open() as document:

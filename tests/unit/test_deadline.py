@@ -68,7 +68,7 @@ async def test_run_cancels_what_is_late() -> None:
         finally:
             ended.set()
 
-    with pytest.raises(DeadlineExceeded, match="the search"):
+    with pytest.raises(DeadlineExceeded, match="The search did not finish"):
         await Deadline.after(0.01).run(forever(), "the search")
     assert ended.is_set()
 

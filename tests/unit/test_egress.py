@@ -54,7 +54,7 @@ def test_the_list_is_long_and_has_no_repetitions() -> None:
 
 @pytest.mark.parametrize("url", ALL)
 async def test_no_bad_url_gets_an_address(url: str) -> None:
-    with pytest.raises((Refused, InvalidInput)) as caught:
+    with pytest.raises((Refused, FetchFailed, InvalidInput)) as caught:
         await connect_targets(Guard(resolve=as_libc), url)
     if "localhost" in url.lower():
         # What a name leads to is not for the client to know.
@@ -127,11 +127,12 @@ async def test_a_blocked_address_is_refused_in_every_notation_and_embedding(
 ) -> None:
     hosts = [data.draw(notations(address)), *(f"[{v6}]" for v6 in embeddings(address))]
     for host in hosts:
-        with pytest.raises(Refused):
+        # Some notations are names to us, and addresses to the resolver.
+        with pytest.raises((Refused, FetchFailed)):
             await connect_targets(Guard(resolve=as_libc), f"http://{host}/")
     for found in (address, *embeddings(address)):
         guard, _ = answers([OUTSIDE, str(found)])
-        with pytest.raises(Refused):
+        with pytest.raises(FetchFailed):
             await guard.addresses("example.org", 443)
 
 
@@ -176,7 +177,7 @@ def test_any_text_is_a_url_or_an_error_of_ours(text: str) -> None:
 
 async def test_one_bad_address_spoils_the_host() -> None:
     guard, _ = answers([OUTSIDE, "10.0.0.1"])
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(FetchFailed) as caught:
         await guard.addresses("example.org", 80)
     assert "10.0.0.1" not in caught.value.detail
 
@@ -185,10 +186,19 @@ async def test_a_private_name_and_none_read_the_same() -> None:
     details = []
     for found in (["10.0.0.1"], []):
         guard, _ = answers(found)
-        with pytest.raises(Refused) as caught:
+        with pytest.raises(FetchFailed, match="cannot be found, or is not on the public internet") as caught:
             await guard.addresses("db.internal", 80)
         details.append(caught.value.detail)
     assert details[0] == details[1]
+
+
+async def test_a_name_that_is_not_there_is_a_failure_and_no_refusal() -> None:
+    async def resolve(host: str, port: int) -> list[str]:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    for allowed in ((), ("example.org",)):
+        with pytest.raises(FetchFailed, match=r"The host example\.org cannot be found"):
+            await Guard(allowed, resolve=resolve).addresses("example.org", 80)
 
 
 async def test_a_resolver_in_trouble_is_not_a_refusal() -> None:
@@ -232,7 +242,7 @@ async def test_an_operator_opens_what_is_named_and_no_more(entry: str, url: str,
     if passes:
         assert await connect_targets(guard, url)
     else:
-        with pytest.raises(Refused):
+        with pytest.raises((Refused, FetchFailed)):
             await connect_targets(guard, url)
 
 
@@ -283,7 +293,7 @@ async def test_the_connection_goes_to_the_address_that_was_vetted(monkeypatch: p
     with pytest.raises(httpcore.ConnectError):
         await VettedBackend(guard).connect_tcp("example.org", 80)
     assert (asked, connected) == (["example.org"], [OUTSIDE, "93.184.215.15"])
-    with pytest.raises(Refused):
+    with pytest.raises(FetchFailed):
         await VettedBackend(guard).connect_tcp("example.org", 80)
     assert len(connected) == 2
 

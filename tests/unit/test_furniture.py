@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from actors.messages import Page, Words
@@ -77,6 +77,62 @@ def test_a_head_with_its_number_in_changing_words() -> None:
     found = collect(pages)
     assert texts(found, page(7, ("Rhea 17", 21), ("Text", 300))) == ["Rhea 17"]
     assert texts(found, page(7, ("Rhea 18", 21), ("Text", 300))) == []
+
+
+@given(st.lists(st.integers(0, 99_999), min_size=2, max_size=20, unique=True), st.sampled_from([20.0, 770.0]))
+def test_a_line_that_is_alike_but_for_its_numbers_is_of_the_body(numbers: list[int], top: float) -> None:
+    pages = [
+        page(at, (f"Sample {number} passed.", top), ("What was found on it.", 400)) for at, number in enumerate(numbers)
+    ]
+    assume(len({number - at for at, number in enumerate(numbers)}) == len(numbers))
+    assert collect(pages) == Furniture()
+
+
+@given(st.integers(1, 30), st.integers(0, 900), st.booleans())
+def test_a_number_within_a_head_stays_or_grows(count: int, first: int, grows: bool) -> None:
+    pages = [
+        page(at, (f"Sheet {first + at * grows} of the survey", 20), (f"Text {at * at}", 400)) for at in range(count + 2)
+    ]
+    found = collect(pages)
+    assert all(texts(found, at) == [f"Sheet {first + at.number * grows} of the survey"] for at in pages)
+
+
+def test_a_head_of_pages_that_are_not_one_after_the_other() -> None:
+    """As where some pages of a book were scanned."""
+    numbers = (19, 35, 36, 53)
+
+    def heads(head: str, numbers: tuple[int, ...] = numbers) -> list[Page]:
+        return [page(at, (head.format(number), 20), ("Text", 400)) for at, number in enumerate(numbers, 1)]
+
+    for head in ("The corset and the crinoline. {}", "{} The corset and the crinoline"):
+        assert [texts(collect(heads(head)), at) for at in heads(head)] == [[head.format(number)] for number in numbers]
+        assert collect(heads(head, (19, 53, 36, 35))) == Furniture()
+    assert collect(heads("Exercise {}")) == Furniture()
+
+
+def test_numbers_of_titles_and_items_are_not_those_of_pages() -> None:
+    titles = ("Why moons are round", "What rings are made of", "Who found Rhea", "Where Titan's lakes lie")
+    for wording in ("{}. {}", "{}) {}", "Question {}: {}"):
+        pages = [page(at, (wording.format(at, title), 20), ("Text", 400)) for at, title in enumerate(titles, 1)]
+        assert collect(pages) == Furniture()
+
+
+@given(st.permutations(["The", "Moons", "of", "Saturn", "Volume", "Two"]), st.integers(1, 4))
+def test_the_order_in_which_a_row_is_read_does_not_matter(order: list[str], at: int) -> None:
+    """Of a foot below two columns the left part is read with the left column, or before both."""
+    row = sorted(order)
+    tops = dict(zip(row, (50.0 * index for index in range(6)), strict=True))
+
+    def foot(number: int, said: list[str]) -> Page:
+        text = " ".join(("Body", *said))
+        words, start = [(0, 4, 50.0, 300.0, 90.0, 310.0)], 5
+        for word in said:
+            words.append((start, start + len(word), tops[word], 770.0, tops[word] + 40, 780.0))
+            start += len(word) + 1
+        return Page(number, 600, HEIGHT, text, Words.of(words))
+
+    found = collect([foot(number, order if number == at else row) for number in range(1, 5)])
+    assert "".join(sorted(" ".join(texts(found, foot(9, order))).split())) == "".join(row)
 
 
 def test_roman_numbers_repeat() -> None:

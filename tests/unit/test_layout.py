@@ -31,10 +31,11 @@ def by_rows(*columns: Sequence[Line]) -> list[Line]:
     return [line for row in zip(*columns, strict=True) for line in row]
 
 
-def read(lines: Sequence[Line], *, chars: int = 45, tables: Sequence[Box] = ()) -> list[str]:
+def read(lines: Sequence[Line], *, chars: int = 45, short: int = 45, tables: Sequence[Box] = ()) -> list[str]:
     """The names of lines in reading order."""
     boxes = np.array([(left, top, right, top + HEIGHT) for _, left, right, top in lines], dtype=np.float32).T
-    order = reading_order(boxes, np.full(len(lines), chars), tables)
+    lengths = np.array([short if name.startswith("N") else chars for name, *_ in lines])
+    order = reading_order(boxes, lengths, tables)
     return [lines[index][0] for index in (range(len(lines)) if order is None else order)]
 
 
@@ -63,6 +64,29 @@ def test_an_abstract_over_the_columns_and_a_foot_under_them() -> None:
     left, right = two_columns(top=140)
     foot = [("F", 250.0, 350.0, 700.0)]
     assert read([*foot, *left, *right, *abstract]) == names(abstract, left, right, foot)
+
+
+@given(st.floats(50, 280) | st.floats(310, 530), st.sampled_from([60.0, 300.0]), st.integers(0, 24), st.booleans())
+def test_a_page_number_is_read_before_or_behind_the_columns(x: float, top: float, place: int, rows: bool) -> None:
+    left, right = two_columns()
+    number = [("N", x, x + 12, top)]
+    lines = by_rows(left, right) if rows else [*left, *right]
+    lines.insert(place, *number)
+    if not rows and place in (0, 24):
+        # As drawn it parts nothing.
+        assert read(lines, short=2) == names(lines)
+    elif top < left[0][3]:
+        assert read(lines, short=2) == names(number, left, right)
+    else:
+        assert read(lines, short=2) == names(left, right, number)
+
+
+def test_a_last_line_of_the_left_column_is_no_page_number() -> None:
+    left, right = two_columns()
+    last = [("N", 50.0, 80.0, left[-1][3] + PITCH)]
+    assert read(by_rows(left, right) + last, short=4) == names(left, last, right)
+    far = [("L", 50.0, 280.0, left[-1][3] + 4 * PITCH)]
+    assert read(by_rows(left, right) + far) == names(left, far, right)
 
 
 def test_a_figure_across_the_page_parts_the_columns() -> None:

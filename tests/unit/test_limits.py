@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import resource
 import signal
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -54,6 +56,23 @@ def test_the_clocks_run_only_inside_the_block() -> None:
         assert hard == before[1]
     assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
     assert resource.getrlimit(resource.RLIMIT_CPU) == before
+
+
+def test_steps_of_one_budget_share_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(limits, "time", SimpleNamespace(monotonic=lambda: now[0], process_time=time.process_time))
+    budget = limits.Budget(30)
+    for spent, left in ((10, 30), (15, 20), (6, 5)):
+        with budget.clock():
+            assert signal.getitimer(signal.ITIMER_REAL)[0] == pytest.approx(left, abs=0.5)
+            now[0] += spent
+    assert budget.left == -1
+    armed: list[float] = []
+    monkeypatch.setattr(signal, "setitimer", lambda which, seconds: armed.append(seconds))
+    with budget.clock():
+        pass
+    # At once, where 0 would be never.
+    assert armed == [limits.LEAST_S, 0]
 
 
 def test_memory_is_read_as_bytes() -> None:

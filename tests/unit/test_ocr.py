@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from actors.reading import ocr, pages, scans, tesseract
 from actors.reading.ocr import Scan
 from actors.reading.scans import Bitmap, Pixels, Placement
 from actors.reading.tesseract import Word
-from actors.reading.triage import Why
+from actors.reading.triage import Picture, Why
 
 Answer = Callable[[Pixels], list[Word]]
 
@@ -176,7 +176,8 @@ def test_garbage_gives_way_only_to_something_better(
     with pages.opened(scan(tmp_path / "a.pdf", stamp="Xqzj vkwx")) as document:
         (page,) = read(document, [(1, "garbage")])
     assert page.text == ("Xqzj vkwx" if kept else "readable words")
-    assert (page.ocr is None) == kept
+    assert page.ocr is not None
+    assert (page.ocr.why, page.ocr.confidence, page.ocr.used) == ("garbage", confidence, not kept)
 
 
 def test_text_that_was_never_language_is_not_replaced_by_a_guess(
@@ -185,10 +186,13 @@ def test_text_that_was_never_language_is_not_replaced_by_a_guess(
     answers(monkeypatch, says(*["kfzQxWvbJqGhPzTxLcRwVnMkYdXs"] * 20, confidence=92.0))
     with pages.opened(scan(tmp_path / "a.pdf", stamp="Xqzj vkwx")) as document:
         (page,) = read(document, [(1, "garbage")])
-    assert (page.text, page.ocr) == ("Xqzj vkwx", None)
+    assert page.text == "Xqzj vkwx"
+    assert page.ocr is not None
+    assert not page.ocr.used
 
 
-def test_only_the_picture_of_a_mixed_page_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def illustrated(path: Path) -> str:
+    """A page of text around a picture of text."""
     with pymupdf.open() as document:
         page = document.new_page(width=400, height=300)
         page.insert_text((50, 20), "Above.", fontsize=12)
@@ -198,7 +202,11 @@ def test_only_the_picture_of_a_mixed_page_is_read(monkeypatch: pytest.MonkeyPatc
                 inner.insert_text((8, y), "Rhea and Dione and Tethys", fontsize=10)
             page.insert_image(pymupdf.Rect(100, 50, 300, 250), pixmap=inner.get_pixmap(dpi=144))
         page.insert_text((50, 280), "Below.", fontsize=12)
-        document.save(tmp_path / "a.pdf")
+        document.save(path)
+    return str(path)
+
+
+def test_only_the_picture_of_a_mixed_page_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     shapes: list[tuple[int, ...]] = []
 
     def see(pixels: Pixels) -> list[Word]:
@@ -206,14 +214,33 @@ def test_only_the_picture_of_a_mixed_page_is_read(monkeypatch: pytest.MonkeyPatc
         return [Word(1, 1, 1, (0, 0, pixels.shape[1], pixels.shape[0]), 90.0, "figure")]
 
     answers(monkeypatch, see)
-    with pages.opened(str(tmp_path / "a.pdf")) as document:
+    looks: list[Page] = []
+    look = pages.silent_pictures
+
+    def noted(source: pymupdf.Page, page: Page) -> Iterator[Picture]:
+        looks.append(page)
+        return look(source, page)
+
+    monkeypatch.setattr(pages, "silent_pictures", noted)
+    with pages.opened(illustrated(tmp_path / "a.pdf")) as document:
         (found,) = read(document, [(1, "mixed")], dpi=300)
+    assert len(looks) == 1
     assert len(shapes) == 1
     assert found.text == "Above.\n\nfigure\n\nBelow."
     (box,) = found.words.boxes(8, 14)
     assert box == pytest.approx((100, 50, 300, 250), abs=1)
     assert found.ocr is not None
-    assert found.ocr.why == "mixed"
+    assert (found.ocr.why, found.ocr.used) == ("mixed", True)
+
+
+def test_a_picture_that_says_nothing_leaves_the_page_as_it_was(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    answers(monkeypatch, says("smudge", confidence=30.0))
+    with pages.opened(illustrated(tmp_path / "a.pdf")) as document:
+        own, _ = pages.read(document, 1)
+        (found,) = read(document, [(1, "mixed")], dpi=300)
+    assert (found.text, found.words) == (own.text, own.words)
+    assert found.ocr is not None
+    assert (found.ocr.why, found.ocr.confidence, found.ocr.used) == ("mixed", 30.0, False)
 
 
 def test_a_page_that_cannot_be_drawn_has_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -222,6 +249,8 @@ def test_a_page_that_cannot_be_drawn_has_an_error(monkeypatch: pytest.MonkeyPatc
         (page,) = read(document, [(1, "absent")], max_pixels=10)
     assert page.error is not None
     assert "too large to be drawn" in page.error
+    assert page.ocr is not None
+    assert (page.ocr.why, page.ocr.dpi, page.ocr.used) == ("absent", 0, False)
 
 
 def test_a_scan_lost_on_a_huge_page_is_an_error_and_no_empty_page(
@@ -246,5 +275,7 @@ def test_a_scan_lost_on_a_huge_page_is_an_error_and_no_empty_page(
     assert "50,000 x 50,000 points" in lost.error
     assert "12 dpi" in lost.error
     assert (kept.error, kept.text.strip()) == (None, "Legible text of its own")
+    assert kept.ocr is not None
+    assert (kept.ocr.why, kept.ocr.dpi, kept.ocr.used) == ("garbage", 0, False)
     assert (whole.error, whole.text) == (None, "noise")
     assert len(runs) == 1

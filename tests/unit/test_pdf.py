@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -477,12 +478,23 @@ def setup(settings: Settings, *, model: str | None = None) -> Setup:
 def mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A file of three pages, the second without a text layer; logs of the task are not set up in this process."""
     monkeypatch.setattr(module, "_set_up_process", lambda logs: None)
+    monkeypatch.setattr(tasks, "check_ocr", lambda languages: None)
     with pymupdf.open() as document:
         document.new_page().insert_text((50, 50), "Titan is a moon of Saturn.")
         document.new_page().draw_circle((100, 100), 50)
         document.new_page().insert_text((50, 50), "Rhea is another.")
         document.save(tmp_path / "a.pdf")
     return str(tmp_path / "a.pdf")
+
+
+def test_a_node_without_a_language_pack_says_so_before_it_reads(mixed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(languages: tuple[str, ...]) -> None:
+        raise ReadingFailed(f"Tesseract has no language pack {languages[0]}.")
+
+    monkeypatch.setattr(tasks, "check_ocr", missing)
+    with capture_logs() as lines, pytest.raises(Unavailable, match=r"A node .* no language pack eng"):
+        read_range(mixed, Range((1,)), setup(load({})))
+    assert [line["event"] for line in lines] == ["node_cannot_recognise"]
 
 
 def test_a_text_range_leaves_scanned_pages(mixed: str, settings: Settings) -> None:
@@ -555,7 +567,34 @@ def test_the_watchdog_guards_each_page(mixed: str, settings: Settings, monkeypat
     armed: list[float] = []
     monkeypatch.setattr(signal, "setitimer", lambda which, seconds: armed.append(seconds))
     read_range(mixed, Range((1, 2, 3)), setup(settings))
-    assert armed == [7, 0] * 7  # for opening the file, and for both parts of the work on each page
+    # For opening the file, and for both parts of the work on each page.
+    assert (armed[1::2], armed[0]) == ([0] * 7, 7)
+    assert all(6 < seconds <= 7 for seconds in armed[2::2])
+
+
+def test_all_that_is_done_about_a_page_shares_its_time(
+    mixed: str, enriching: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [0.0]
+    armed: list[float] = []
+
+    @contextmanager
+    def clock(seconds: float) -> Iterator[None]:
+        armed.append(seconds)
+        yield
+        now[0] += 1
+
+    monkeypatch.setattr(limits, "clock", clock)
+    monkeypatch.setattr(limits, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    wanted = replace(enriching, details=True, images=Allowance(1000), encoder=None)
+    read_range(mixed, Range((1, 3)), wanted)
+    # Opening; both extracted, composed, searched for tables, for images; enriched by what they left together.
+    assert armed == [7, 7, 7, 6, 6, 5, 5, 4, 4, 6]
+
+    monkeypatch.setattr(ocr, "read", lambda *_, **__: [Page(number, 1, 1, "", Words()) for number in (2, 3)])
+    armed.clear()
+    read_range(mixed, Range((2, 3), ("absent", "absent")), wanted)
+    assert armed == [7, 14, 13, 12, 11, 10, 9]
 
 
 def test_limits_are_checked_before_work(mixed: str) -> None:

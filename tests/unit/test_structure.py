@@ -5,16 +5,18 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pymupdf
 import pytest
 from PIL import Image
 
-from actors.messages import Box, OutlineItem, PageLink
+from actors.messages import Box, OutlineItem, Page, PageLink
 from actors.reading import pages, structure, tables
 from actors.reading.chunking import chunk
 from actors.reading.survey import Survey, survey
+from actors.reading.triage import Why
 
 ROWS = [
     ("Moon", "Found", "Radius"),
@@ -279,3 +281,27 @@ def test_a_survey_finds_heads_and_sections(path: str) -> None:
     assert "The Moons of Saturn" in page.text
     assert part.heading == "Titan"
     assert Survey().heading(3) == ""
+
+
+def test_a_survey_of_slow_pages_ends_and_keeps_what_it_saw(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pymupdf.open() as document:
+        for number in range(1, 11):
+            page = document.new_page()
+            page.insert_text((50, 40), "The Moons of Saturn")
+            page.insert_text((50, 300), f"What stands on this page is told {'again ' * number}.")
+        document.save(path)
+    now = [0.0]
+    looked: list[int] = []
+    read = pages.read
+
+    def slow(document: pymupdf.Document, number: int, *, pictures: bool) -> tuple[Page, Why | None]:
+        now[0] += 20.0
+        looked.append(number)
+        return read(document, number, pictures=pictures)
+
+    monkeypatch.setattr("actors.reading.survey.time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(pages, "read", slow)
+    with pages.opened(path) as document:
+        found = survey(document, 75.0)
+    assert looked == [1, 2, 3, 4]
+    assert len(found.furniture.texts) == 1
