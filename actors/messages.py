@@ -8,7 +8,7 @@ inch) with the origin at the top left of the unrotated-for-reading page, as a pe
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -288,15 +288,20 @@ class PageChunks:
     embeddings: Embeddings | None = None
 
 
+SERVING: Final = "serving"
+"""Name under which the store keeps whose vectors are searched: those of an encoder that has embedded every chunk."""
+
+
 @dataclass(frozen=True, slots=True)
 class Fitted:
     """What was computed from all vectors of an encoder and is kept in the store.
 
     Attributes:
-        name: `fast:` or `prior:` and the identity of the encoder.
-        version: of the content.
+        name: `fast:` or `prior:` and the identity of the encoder; or `SERVING`, once for all encoders.
+        version: of the content; under `SERVING` the identity of the encoder.
         chunks: that there were then.
-        content: empty where it was not asked for.
+        content: empty where it was not asked for; under `SERVING` the encoder's settings as JSON, so that it can be
+            loaded while another one takes its place.
     """
 
     name: str
@@ -731,8 +736,8 @@ class Change:
     Attributes:
         number: gap-free, ascending.
         kind: `publish` or `delete` a document, `collection` (created), `drop` (a collection), `sources` (SQL sources
-            changed), `encoder` (a fast encoder was fitted), or `gap` (an entry was lost, and `gatherum doctor` put this
-            one in its place).
+            changed), `encoder` (a fast encoder was fitted, or another encoder serves), or `gap` (an entry was lost, and
+            `gatherum doctor` put this one in its place).
         document_id: empty where it is about none.
         collection: empty where it is about none.
     """

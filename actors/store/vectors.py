@@ -15,7 +15,7 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, Select, and_, delete, func, insert, literal, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from actors.messages import Change, Chunk, Embeddings, Fitted, PageChunks, Words
+from actors.messages import SERVING, Change, Chunk, Embeddings, Fitted, PageChunks, Words
 from actors.store import changes
 from actors.store.dialect import insert_new
 from actors.store.tables import chunks, documents, fitted, pages, vectors
@@ -45,7 +45,8 @@ async def missing(connection: AsyncConnection, encoder: str, limit: int) -> list
 async def add(connection: AsyncConnection, now: float, embedded: Sequence[PageChunks]) -> None:
     """Insert the vectors of pages; documents that have all of theirs now are published once more.
 
-    A page that is gone meanwhile, or has other chunks, is left out.
+    A page that is gone meanwhile, or has other chunks, is left out. Vectors of an encoder that does not serve yet are
+    no reason to publish anything: all of them are taken up at once, when they are complete.
     """
     touched: dict[tuple[str, int], str] = {}
     for page in sorted(embedded, key=lambda each: (each.sha256, each.pipeline, each.page)):
@@ -56,8 +57,9 @@ async def add(connection: AsyncConnection, now: float, embedded: Sequence[PageCh
         values = {"encoder": made.encoder, "dimension": made.dimension, "data": made.data}
         await insert_new(connection, vectors, row | values)
         touched[page.sha256, page.pipeline] = made.encoder
+    serving = (await connection.execute(select(fitted.c.version).where(fitted.c.name == SERVING).limit(1))).scalar()
     for (sha256, pipeline), encoder in touched.items():
-        if await _is_complete(connection, sha256, pipeline, encoder):
+        if serving in (None, encoder) and await _is_complete(connection, sha256, pipeline, encoder):
             of_it = select(documents.c.id, documents.c.collection).where(
                 documents.c.sha256 == sha256, documents.c.pipeline == pipeline
             )
@@ -73,6 +75,12 @@ async def forget_others(connection: AsyncConnection, encoder: str, limit: int) -
     for row in old:
         await connection.execute(delete(vectors).where(*(key == row[number] for number, key in enumerate(keys))))
     return len(old)
+
+
+async def forget_fitted(connection: AsyncConnection, encoder: str) -> None:
+    """Remove what was fitted to vectors of other encoders."""
+    kept = (SERVING, *(f"{kind}:{encoder}" for kind in ("fast", "prior")))
+    await connection.execute(delete(fitted).where(fitted.c.name.not_in(kept)))
 
 
 async def count(connection: AsyncConnection, encoder: str) -> int:
