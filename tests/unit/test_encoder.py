@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from actors.deadline import Deadline
 from actors.errors import DeadlineExceeded, Unavailable
+from actors.search import models
 from actors.search.encoder import OnnxEncoder, unit
 from actors.search.models import Model
 from actors.search.wordpieces import VOCABULARY, WordPieces, default
