@@ -122,7 +122,9 @@ class Embedder:
         pages = await self._database.unembedded(self._identity, PAGES, deadline=Deadline.after(CALL_S))
         if not pages:
             return False
-        made = await self._pdf.embed([page.chunks for page in pages], deadline=Deadline.after(TASK_S))
+        made = await self._pdf.embed(
+            [page.chunks for page in pages], [page.title for page in pages], deadline=Deadline.after(TASK_S)
+        )
         embedded = [dataclasses.replace(page, embeddings=each) for page, each in zip(pages, made, strict=True)]
         await self._database.add_vectors(embedded, deadline=Deadline.after(CALL_S))
         logs.get().debug("chunks_embedded", pages=len(pages), chunks=sum(len(page.chunks) for page in pages))

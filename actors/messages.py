@@ -279,6 +279,7 @@ class PageChunks:
         page: from 1.
         chunks: in order.
         embeddings: of the chunks.
+        title: that the document has of its own; empty for none.
     """
 
     sha256: str
@@ -286,6 +287,7 @@ class PageChunks:
     page: int
     chunks: tuple[Chunk, ...]
     embeddings: Embeddings | None = None
+    title: str = ""
 
 
 SERVING: Final = "serving"

@@ -247,16 +247,16 @@ class Pdf:
             await deadline.run(self._open_encoder(), "Looking at the encoder")
         return self._identity
 
-    async def embed(self, pages: list[tuple[Chunk, ...]], *, deadline: Deadline) -> list[Embeddings]:
-        """The vectors of the chunks of each page.
+    async def embed(self, pages: list[tuple[Chunk, ...]], titles: list[str], *, deadline: Deadline) -> list[Embeddings]:
+        """The vectors of the chunks of each page; `titles` are those of their documents, empty for none.
 
         Raises:
             Unavailable: there is no encoder, it cannot be loaded, or an endpoint does not answer.
         """
         if self._encoder.kind == "remote":
-            return await self._ask_endpoint(await self._reach(), pages, deadline)
+            return await self._ask_endpoint(await self._reach(), pages, titles, deadline)
         made: list[Embeddings] = await self._run_single(
-            self._embed_chunks, pages, what="Embedding chunks", deadline=deadline
+            self._embed_chunks, pages, titles, what="Embedding chunks", deadline=deadline
         )
         return made
 
@@ -324,7 +324,7 @@ class Pdf:
                     async for report, readings in found:
                         chars += report.chars
                         limits.check_text(chars, self._settings.max_text_mb)
-                        yield await self._given(report, readings, setup, deadline)
+                        yield await self._given(report, readings, replace(setup, survey=known), deadline)
                         wanted.difference_update(report.done)
             size = self._settings.range_pages
             if not (enrich or details or images):
@@ -335,7 +335,7 @@ class Pdf:
                     chars += report.chars
                     limits.check_text(chars, self._settings.max_text_mb)
                     if report.done:
-                        yield await self._given(report, readings, setup, deadline)
+                        yield await self._given(report, readings, replace(setup, survey=known), deadline)
         finally:
             self._documents -= 1
 
@@ -411,7 +411,9 @@ class Pdf:
         given: tuple[PageReading, ...] = await value_of(readings, deadline=deadline)
         if self._endpoint is not None and setup.model is not None:
             try:
-                made = await self._ask_endpoint(self._endpoint, [reading.chunks for reading in given], deadline)
+                pages = [reading.chunks for reading in given]
+                titles = [setup.survey.title if setup.survey else ""] * len(pages)
+                made = await self._ask_endpoint(self._endpoint, pages, titles, deadline)
             except (Unavailable, DeadlineExceeded) as error:
                 # They are read, found by their words, and embedded when it is back.
                 logs.get().warning("chunks_not_embedded", kind=type(error).__name__, error=error.detail)
@@ -450,11 +452,11 @@ class Pdf:
         return self._endpoint
 
     async def _ask_endpoint(
-        self, endpoint: Encoder, pages: Sequence[Sequence[Chunk]], deadline: Deadline
+        self, endpoint: Encoder, pages: Sequence[Sequence[Chunk]], titles: Sequence[str], deadline: Deadline
     ) -> list[Embeddings]:
         from actors.reading import embedding
 
-        texts = embedding.wordings(pages)
+        texts = embedding.wordings(pages, titles)
         return embedding.dealt(endpoint.identity, pages, await endpoint.encode(texts, deadline=deadline))
 
     def _setup(self, path: str, model: str | None) -> Setup:

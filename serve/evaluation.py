@@ -230,23 +230,23 @@ def _published(texts: Sequence[Text], budget: int) -> list[PublishedDocument]:
 
 async def _embedded(documents: Sequence[PublishedDocument], settings: Settings) -> list[PublishedDocument]:
     """The documents with the vectors of their chunks, as page tasks, or for an endpoint the Pdf role, make them."""
-    pages = [document.chunks for document in documents]
+    pages, titles = [document.chunks for document in documents], [document.title for document in documents]
     if settings.encoder.kind == "remote":
         endpoint = await asyncio.to_thread(
             RemoteEncoder.at, settings.encoder, settings.egress, timeout_s=settings.encoder.timeout_s
         )
         try:
-            vectors = await endpoint.encode(embedding.wordings(pages), deadline=Deadline.after(FILL_S))
+            vectors = await endpoint.encode(embedding.wordings(pages, titles), deadline=Deadline.after(FILL_S))
         finally:
             await endpoint.close()
         made = embedding.dealt(endpoint.identity, pages, vectors)
     else:
-        made = await asyncio.to_thread(embedding.embed, pages, settings.encoder)
+        made = await asyncio.to_thread(embedding.embed, pages, titles, settings.encoder)
     return [replace(document, embeddings=each) for document, each in zip(documents, made, strict=True)]
 
 
 def _fitted(documents: Sequence[PublishedDocument], settings: EncoderSettings) -> Fitted:
-    pages = [PageChunks(document.document_id, 0, 1, document.chunks, document.embeddings) for document in documents]
+    pages = [PageChunks(each.document_id, 0, 1, each.chunks, each.embeddings, each.title) for each in documents]
     version, content, _ = embedding.fit(pages, settings, b"")
     return Fitted("fast", version, sum(len(page.chunks) for page in pages), content)
 

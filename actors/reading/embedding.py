@@ -24,11 +24,14 @@ THREADS = 1
 """Of the encoder in a task: the tasks are what runs side by side."""
 
 
-def embed(pages: Sequence[Sequence[Chunk]], settings: EncoderSettings, expected: str = "") -> list[Embeddings]:
+def embed(
+    pages: Sequence[Sequence[Chunk]], titles: Sequence[str], settings: EncoderSettings, expected: str = ""
+) -> list[Embeddings]:
     """The vectors of the chunks of each page.
 
     Args:
         pages: their chunks.
+        titles: of the document of each page; empty for none.
         settings: of an encoder that runs here.
         expected: identity that it must have; empty for any.
 
@@ -42,12 +45,20 @@ def embed(pages: Sequence[Sequence[Chunk]], settings: EncoderSettings, expected:
             "on every node."
         )
     # All at once: the encoder takes texts of a length together.
-    return dealt(encoder.identity, pages, encoder.vectors(wordings(pages)))
+    return dealt(encoder.identity, pages, encoder.vectors(wordings(pages, titles)))
 
 
-def wordings(pages: Sequence[Sequence[Chunk]]) -> list[str]:
-    """What an encoder makes vectors of: the chunks of all pages, one after the other."""
-    return [chunk.wording for page in pages for chunk in page]
+def wordings(pages: Sequence[Sequence[Chunk]], titles: Sequence[str]) -> list[str]:
+    """What an encoder makes vectors of: the chunks of all pages, one after the other, each below its document's title.
+
+    A chunk seldom says what the whole is about. Measured (nDCG@10 of hybrid exact, without and with): cranfield 0.395 /
+    0.417, cacm 0.536 / 0.548.
+    """
+    return [
+        f"{title}\n{chunk.wording}" if title else chunk.wording
+        for page, title in zip(pages, titles, strict=True)
+        for chunk in page
+    ]
 
 
 def dealt(identity: str, pages: Sequence[Sequence[Chunk]], vectors: Vectors) -> list[Embeddings]:
@@ -83,7 +94,7 @@ def fit(pages: Sequence[PageChunks], settings: EncoderSettings, prior: bytes) ->
         known = _unpacked(prior, len(pieces), encoder.dimension)
         start = fast.prior(encoder, pieces) if known is None else known
         learnt = _packed(start)
-    texts = pieces.pieces([chunk.wording for page in pages for chunk in page.chunks])
+    texts = pieces.pieces(wordings([page.chunks for page in pages], [page.title for page in pages]))
     made = fast.fit(texts, vectors, start, identity=identity)
     return made.version, made.to_bytes(), learnt
 

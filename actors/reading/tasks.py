@@ -183,29 +183,31 @@ def enrich(found: Sequence[Page], setup: Setup) -> tuple[PageReading, ...]:
             tuple(Mention(m.text, m.label, m.start, m.end, page.number) for m in names),
             embeddings,
         )
-        for page, of_page, names, embeddings in zip(found, chunks, named, embed(chunks, setup), strict=True)
+        for page, of_page, names, embeddings in zip(
+            found, chunks, named, embed(chunks, survey.title, setup), strict=True
+        )
     )
 
 
-def embed(pages: Sequence[Sequence[Chunk]], setup: Setup) -> list[Embeddings | None]:
-    """The vectors of the chunks of each page; None where there is no encoder, or it fails."""
+def embed(pages: Sequence[Sequence[Chunk]], title: str, setup: Setup) -> list[Embeddings | None]:
+    """The vectors of the chunks of each page of a document; None where there is no encoder, or it fails."""
     if setup.encoder is None:
         return [None for _ in pages]
     try:
         from actors.reading import embedding
 
-        return [*embedding.embed(pages, setup.encoder, setup.identity)]
+        return [*embedding.embed(pages, [title] * len(pages), setup.encoder, setup.identity)]
     except Exception as error:  # noqa: BLE001 -- the pages are read, and found by their words until they have vectors
         logs.get().warning("chunks_not_embedded", kind=type(error).__name__, error=str(error))
         return [None for _ in pages]
 
 
-def embed_chunks(pages: Sequence[Sequence[Chunk]], setup: Setup) -> list[Embeddings]:
+def embed_chunks(pages: Sequence[Sequence[Chunk]], titles: Sequence[str], setup: Setup) -> list[Embeddings]:
     """`embedding.embed` in a task."""
     from actors.reading import embedding
 
     with limits.clock(EMBEDDING_S):
-        return embedding.embed(pages, _encoder(setup), setup.identity)
+        return embedding.embed(pages, titles, _encoder(setup), setup.identity)
 
 
 def fit_encoder(pages: Sequence[PageChunks], prior: bytes, setup: Setup) -> tuple[str, bytes, bytes]:

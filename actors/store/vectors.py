@@ -10,6 +10,7 @@ What is fitted to all of them (see `search/fast.py`) is kept in parts, because s
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import PurePath
 from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Select, and_, delete, func, insert, literal, or_, select
@@ -36,9 +37,13 @@ async def missing(connection: AsyncConnection, encoder: str, limit: int) -> list
         .order_by(pages.c.sha256, pages.c.pipeline, pages.c.number)
         .limit(limit)
     )
+    rows = found.all()
+    titles = await _titles(connection, [row.sha256 for row in rows])
     return [
-        PageChunks(sha256, pipeline, page, await _chunks(connection, sha256, pipeline, page))
-        for sha256, pipeline, page in found.all()
+        PageChunks(
+            sha256, pipeline, page, await _chunks(connection, sha256, pipeline, page), title=titles.get(sha256, "")
+        )
+        for sha256, pipeline, page in rows
     ]
 
 
@@ -110,15 +115,17 @@ async def sample(
         wanted.append(vectors.c.sha256 < below)
     if after is not None:
         wanted.append(_past(after))
-    rows = await connection.execute(
+    drawn = await connection.execute(
         select(vectors).where(*wanted).order_by(vectors.c.sha256, vectors.c.pipeline, vectors.c.page).limit(limit)
     )
+    rows = drawn.all()
+    titles = await _titles(connection, [row.sha256 for row in rows])
     found = []
-    for row in rows.all():
+    for row in rows:
         of_it = await _chunks(connection, row.sha256, row.pipeline, row.page)
         made = Embeddings(encoder, row.dimension, row.data)
         if len(made) == len(of_it):
-            found.append(PageChunks(row.sha256, row.pipeline, row.page, of_it, made))
+            found.append(PageChunks(row.sha256, row.pipeline, row.page, of_it, made, titles.get(row.sha256, "")))
     return found
 
 
@@ -164,6 +171,14 @@ async def _chunks(connection: AsyncConnection, sha256: str, pipeline: int, page:
         Chunk(page, ordinal, start, end, text, Words(), heading, kind)
         for ordinal, start, end, text, heading, kind in rows
     )
+
+
+async def _titles(connection: AsyncConnection, sha256s: Sequence[str]) -> dict[str, str]:
+    """The title that each file has of its own; not there for one that is called by its file name."""
+    found = await connection.execute(
+        select(documents.c.sha256, documents.c.title, documents.c.filename).where(documents.c.sha256.in_(set(sha256s)))
+    )
+    return {sha256: title for sha256, title, filename in found.all() if title != PurePath(filename).stem.strip()}
 
 
 async def _is_complete(connection: AsyncConnection, sha256: str, pipeline: int, encoder: str) -> bool:

@@ -110,8 +110,8 @@ class InThisProcess:
     async def encoder_identity(self, *, deadline: Deadline) -> str:
         return await asyncio.to_thread(models.identity, self._settings)
 
-    async def embed(self, pages: list[tuple[Chunk, ...]], *, deadline: Deadline) -> list[Embeddings]:
-        return await asyncio.to_thread(embedding.embed, pages, self._settings)
+    async def embed(self, pages: list[tuple[Chunk, ...]], titles: list[str], *, deadline: Deadline) -> list[Embeddings]:
+        return await asyncio.to_thread(embedding.embed, pages, titles, self._settings)
 
     async def fit_encoder(
         self, pages: list[PageChunks], prior: bytes, *, deadline: Deadline

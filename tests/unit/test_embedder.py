@@ -35,15 +35,17 @@ class FakeTasks:
         self.unfit: Exception | None = None
         self.priors: list[bytes] = []
         self.embedded = 0
+        self.titles: list[str] = []
 
     async def encoder_identity(self, *, deadline: Deadline) -> str:
         return self.encoder.identity
 
-    async def embed(self, pages: list[tuple[Chunk, ...]], *, deadline: Deadline) -> list[Embeddings]:
+    async def embed(self, pages: list[tuple[Chunk, ...]], titles: list[str], *, deadline: Deadline) -> list[Embeddings]:
         if self.down:
             raise self.down
         self.embedded += len(pages)
-        return embedding.embed(pages, DEFAULTS.encoder)
+        self.titles += titles
+        return embedding.embed(pages, titles, DEFAULTS.encoder)
 
     async def fit_encoder(
         self, pages: list[PageChunks], prior: bytes, *, deadline: Deadline
@@ -194,7 +196,7 @@ def test_a_fit_uses_its_prior_and_gives_it_back(encoder: FakeEncoder, monkeypatc
     monkeypatch.setattr(fast, "prior", prior)
     texts = ["Titan is a moon.", "Heat the oven.", "A wing in the flow."]
     chunks = tuple(Chunk(1, n, 0, len(text), text, page_reading(1).page.words) for n, text in enumerate(texts))
-    pages = [PageChunks("a" * 64, 1, 1, chunks, *embedding.embed([chunks], DEFAULTS.encoder))]
+    pages = [PageChunks("a" * 64, 1, 1, chunks, *embedding.embed([chunks], [""], DEFAULTS.encoder))]
     version, content, kept = embedding.fit(pages, DEFAULTS.encoder, b"")
     again = embedding.fit(pages, DEFAULTS.encoder, kept)
     assert made == [1]
@@ -211,8 +213,8 @@ def test_a_fit_uses_its_prior_and_gives_it_back(encoder: FakeEncoder, monkeypatc
 def test_an_encoder_that_differs_from_node_to_node_embeds_nothing(encoder: FakeEncoder) -> None:
     chunks = page_reading(1).chunks
     with pytest.raises(Unavailable, match="same on every node"):
-        embedding.embed([chunks], DEFAULTS.encoder, "fake@2")
-    assert embedding.embed([chunks], DEFAULTS.encoder, "fake@1")[0].encoder == "fake@1"
+        embedding.embed([chunks], [""], DEFAULTS.encoder, "fake@2")
+    assert embedding.embed([chunks], [""], DEFAULTS.encoder, "fake@1")[0].encoder == "fake@1"
 
 
 def test_an_imitation_of_an_endpoint_knows_what_the_chunks_say() -> None:
@@ -226,3 +228,17 @@ def test_an_imitation_of_an_endpoint_knows_what_the_chunks_say() -> None:
     assert (fitted.identity, prior) == ("remote:m/3", b"")
     near = fitted.encode(fake.pieces.pieces(["the oven"])) @ made.array.T
     assert int(near.argmax()) == 1
+
+
+async def test_chunks_stand_below_the_title_that_a_document_has_of_its_own(
+    encoder: FakeEncoder, tmp_path: Path
+) -> None:
+    tasks = FakeTasks(encoder)
+    async with open_database(tmp_path) as database:
+        await publish(database, tmp_path, [page_reading(1)], b"one", title="Moons of Saturn")
+        await publish(database, tmp_path, [page_reading(1)], b"two", filename="scan.pdf")
+        await steps(Embedder(database, tasks, DEFAULTS.encoder, pause_s=60))  # type: ignore[arg-type]
+        sample = await database.vectors_sample("fake@1", 1.0, None, 10, deadline=soon())
+    assert sorted(tasks.titles) == sorted(page.title for page in sample) == ["", "Moons of Saturn"]
+    text = page_reading(1).chunks[0].text
+    assert embedding.wordings([page_reading(1).chunks] * 2, ["Moons", ""]) == [f"Moons\n{text}", text]
