@@ -135,6 +135,7 @@ def inspect(path: str, max_pages: int) -> DocumentInfo:
 
 def title(document: pymupdf.Document) -> str:
     """What a document calls itself; empty if it does not."""
+    document.init_doc()
     return _said(document, "title", MAX_TITLE_CHARS)
 
 
@@ -144,11 +145,11 @@ def _said(document: pymupdf.Document, key: str, longest: int) -> str:
 
 
 def _info(document: pymupdf.Document, pages: int) -> DocumentInfo:
-    document.init_doc()
+    called = title(document)
     values = {ours: _said(document, theirs, MAX_METADATA_CHARS) for theirs, ours in _METADATA.items()}
     return DocumentInfo(
         pages,
-        title(document),
+        called,
         {name: value for name, value in values.items() if value},
         structure.outline(document),
         structure.labels(document),
