@@ -32,8 +32,12 @@ CALL_S: Final = 30.0
 TASK_S: Final = 900.0
 """Budget of a task, s: those of documents that are read may come first."""
 
-FIRST_CHUNKS: Final = 50
-"""Chunks that a fast encoder is first fitted to; below, its prior would be all that it knows."""
+FIRST_CHUNKS: Final = 1
+"""Chunks that a fast encoder is first fitted to: its prior knows something of every piece. See docs/benchmarks.md for what
+a fit to a few chunks is worth."""
+
+FIRST_REMOTE_CHUNKS: Final = 50
+"""The same for an endpoint, whose imitation has no prior."""
 
 GROWTH: Final = 2.0
 """Times as many chunks as at the last fit call for another one."""
@@ -138,7 +142,8 @@ class Embedder:
         name, prior_name = f"fast:{self._identity}", f"prior:{self._identity}"
         chunks = await self._database.embedded_chunks(self._identity, deadline=Deadline.after(CALL_S))
         before = await self._database.fitted(name, deadline=Deadline.after(CALL_S))
-        if chunks < FIRST_CHUNKS or (before is not None and chunks < GROWTH * before.chunks):
+        first = FIRST_REMOTE_CHUNKS if self._encoder.kind == "remote" else FIRST_CHUNKS
+        if chunks < first or (before is not None and chunks < GROWTH * before.chunks):
             return False
         pages = await self._sample(min(1.0, MOST_CHUNKS / chunks))
         if not pages:

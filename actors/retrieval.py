@@ -486,6 +486,7 @@ class Retriever:
             return
         await self._drop_coming()
         if serving.version == self._identity:
+            self._index = replace(self._built, trouble="")
             return
         queries, trouble = await asyncio.to_thread(self._opened, serving)
         if queries is None:
@@ -531,7 +532,8 @@ class Retriever:
             await self._drop_coming()
             self._encoders_change = True
             return
-        self._coming = None
+        # Until all of it is done: what fails half-way is begun again.
+        self._coming, self._encoders_change = None, True
         before = self._built
         shelf = await asyncio.get_running_loop().run_in_executor(self._writing, coming.changeover.finish)
         if before.queries is not None:
@@ -539,6 +541,7 @@ class Retriever:
             self._former.append(before.queries)
         self._index = _Index(shelf, coming.queries)
         await self._take_fast_encoder()
+        self._encoders_change = False
         self._log.info("encoder_taken", encoder=coming.queries.identity, **self._size())
 
     async def _drop_coming(self) -> None:

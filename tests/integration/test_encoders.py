@@ -156,10 +156,7 @@ async def finish(embedder: Embedder) -> None:
         pass
 
 
-async def test_an_endpoint_that_goes_away_leaves_the_words_until_it_is_back(
-    endpoint: Endpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(embedding_work, "FIRST_CHUNKS", 1000)
+async def test_an_endpoint_that_goes_away_leaves_the_words_until_it_is_back(endpoint: Endpoint, tmp_path: Path) -> None:
     settings = endpoint.settings
     pdf = Pdf(DEFAULTS.pdf, DEFAULTS.entities, settings, DEFAULTS.logs, egress=endpoint.egress)
     async with open_database(tmp_path) as database:

@@ -142,6 +142,21 @@ async def test_another_encoder_serves_once_it_has_embedded_everything(
         assert await database.fitted("fast:fake@2", deadline=soon()) is not None
 
 
+async def test_a_single_chunk_has_its_fast_encoder_but_not_that_of_an_endpoint(
+    encoder: FakeEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    monkeypatch.setattr(encoders, "local", lambda settings, *, threads: encoder)
+    remote = DEFAULTS.encoder.model_copy(update={"kind": "remote"})
+    async with open_database(tmp_path) as database:
+        await publish(database, tmp_path, [page_reading(1)])
+        tasks = FakeTasks(encoder)
+        await steps(Embedder(database, tasks, remote, pause_s=60))  # type: ignore[arg-type]
+        assert tasks.priors == []
+        await steps(Embedder(database, tasks, DEFAULTS.encoder, pause_s=60))  # type: ignore[arg-type]
+        assert tasks.priors == [b""]
+
+
 async def test_a_fast_encoder_that_cannot_be_fitted_does_not_hold_up_the_encoder(
     encoder: FakeEncoder, tmp_path: Path
 ) -> None:
@@ -196,7 +211,8 @@ def test_a_fit_uses_its_prior_and_gives_it_back(encoder: FakeEncoder, monkeypatc
     monkeypatch.setattr(fast, "prior", prior)
     texts = ["Titan is a moon.", "Heat the oven.", "A wing in the flow."]
     chunks = tuple(Chunk(1, n, 0, len(text), text, page_reading(1).page.words) for n, text in enumerate(texts))
-    pages = [PageChunks("a" * 64, 1, 1, chunks, *embedding.embed([chunks], [""], DEFAULTS.encoder))]
+    [embedded] = embedding.embed([chunks], [""], DEFAULTS.encoder)
+    pages = [PageChunks("a" * 64, 1, 1, chunks, embedded)]
     version, content, kept = embedding.fit(pages, DEFAULTS.encoder, b"")
     again = embedding.fit(pages, DEFAULTS.encoder, kept)
     assert made == [1]
