@@ -33,8 +33,8 @@ TASK_S: Final = 900.0
 """Budget of a task, s: those of documents that are read may come first."""
 
 FIRST_CHUNKS: Final = 1
-"""Chunks that a fast encoder is first fitted to: its prior knows something of every piece. See docs/benchmarks.md for what
-a fit to a few chunks is worth."""
+"""Chunks that a fast encoder is first fitted to: its prior knows something of every piece. What a fit to few chunks is
+worth is in docs/benchmarks.md."""
 
 FIRST_REMOTE_CHUNKS: Final = 50
 """The same for an endpoint, whose imitation has no prior."""

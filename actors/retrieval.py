@@ -9,7 +9,6 @@ Calls that come while it is being filled wait for it. Without its encoder it goe
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import random
 import socket
@@ -435,47 +434,13 @@ class Retriever:
         return await self._database.fitted(SERVING, known="", deadline=Deadline.after(CALL_S))
 
     def _opened(self, serving: Fitted | None) -> tuple[QueryEncoder | None, str]:
-        """What encodes queries: the encoder whose vectors are complete, which may not be the configured one yet.
+        """See `serving.opened`. Runs in a thread."""
+        from actors.search.serving import opened
 
-        Runs in a thread.
-
-        Returns:
-            None where it goes by words alone, and why it does though it should not.
-        """
-        from actors.search import remote
-        from actors.search.queries import QueryEncoder
-
-        if self._encoder.kind == "none":
-            return None, ""
-        try:
-            wanted = self._chosen(serving)
-            threads, timeout_s = self._settings.encoder_threads, wanted.question_timeout_s
-            encoder = remote.opened(wanted, self._egress, threads=threads, timeout_s=timeout_s)
-        except Unavailable as error:
-            trouble = error.detail
-        else:
-            if serving is None or encoder.identity == serving.version:
-                choice, exact_queue = self._settings.encoder, self._settings.exact_queue
-                return QueryEncoder(encoder, choice=choice, exact_queue=exact_queue), ""
-            trouble = (
-                f"The encoder {serving.version}, which made the vectors, is no longer there, but {encoder.identity}."
-            )
-        self._log.warning("no_encoder", error=trouble)
-        return None, trouble
-
-    def _chosen(self, serving: Fitted | None) -> EncoderSettings:
-        from actors.search import models
-
-        if serving is None:
-            return self._encoder
-        # One that is not what it should be cannot have made them; the one before may still be there.
-        with contextlib.suppress(Unavailable):
-            if models.identity(self._encoder) == serving.version:
-                return self._encoder
-        try:
-            return EncoderSettings.model_validate_json(serving.content)
-        except ValueError:
-            raise Unavailable("The settings of the encoder that made the vectors cannot be read.") from None
+        queries, trouble = opened(self._encoder, serving, self._settings, self._egress)
+        if trouble:
+            self._log.warning("no_encoder", error=trouble)
+        return queries, trouble
 
     async def _look_at_encoders(self) -> None:
         """Follow a change of encoders: begin to change over to another one, or take a newer imitation of this one."""
