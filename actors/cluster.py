@@ -112,14 +112,14 @@ def create_roles(settings: Settings) -> list[tuple[str, ActorHandle[Any]]]:
             Retriever,
             settings.retrieval.replicas,
             (settings.retrieval, settings.encoder, roles.database),
-            {"folder": settings.data_dir / "indexes"},
+            {"folder": settings.data_dir / "indexes", "egress": settings.egress},
         ),
         (Entities, settings.entities.replicas, (settings.entities, roles.database), {}),
         (
             Pdf,
             settings.pdf.replicas,
             (settings.pdf, settings.entities, settings.encoder, settings.logs),
-            {"ingest_cpus": settings.ingest.cpus},
+            {"egress": settings.egress, "ingest_cpus": settings.ingest.cpus},
         ),
         (
             Ingest,

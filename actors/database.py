@@ -25,6 +25,7 @@ from actors.messages import (
     Accepted,
     Change,
     Document,
+    Embeddings,
     Entity,
     EntityDetail,
     EntityMention,
@@ -146,6 +147,7 @@ class Database:
             "sources",
             "tend",
             "unembedded",
+            "vectors_of",
             "vectors_sample",
         }
     )
@@ -577,10 +579,17 @@ class Database:
         await self._write(partial(vectors.add, embedded=embedded), deadline, "storing vectors", repeatable=True)
         self._tell()
 
+    async def vectors_of(self, document_ids: list[str], *, encoder: str, deadline: Deadline) -> dict[str, Embeddings]:
+        """The vectors of up to 500 published documents, of those that have any of an encoder."""
+        work = partial(reading_rows.vectors_of, document_ids=document_ids, encoder=encoder)
+        rows = await self._read(work, deadline, "reading vectors")
+        return await asyncio.to_thread(reading_rows.unpack_vectors, rows, encoder)
+
     async def forget_vectors(self, encoder: str, *, deadline: Deadline) -> int:
-        """Remove some of the vectors of other encoders than this one; of how many pages."""
+        """Remove some of the vectors of other encoders, and what was fitted to them; of how many pages."""
 
         async def work(connection: AsyncConnection, now: float) -> int:
+            await vectors.forget_fitted(connection, encoder)
             return await vectors.forget_others(connection, encoder, FORGET_PAGES)
 
         return await self._write(work, deadline, "removing vectors", repeatable=True)

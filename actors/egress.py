@@ -345,6 +345,16 @@ class _Body(httpx.AsyncByteStream):
             await close()
 
 
+@functools.cache
+def tls_context(ca_file: str) -> ssl.SSLContext:
+    """Trusts what httpx does, what the machine does, and whom the operator names: an intranet has its own authority."""
+    context = httpx.create_ssl_context(trust_env=False)
+    context.load_default_certs()
+    if ca_file:
+        context.load_verify_locations(ca_file)
+    return context
+
+
 class GuardedTransport(httpx.AsyncBaseTransport):
     """An httpx transport whose connections all pass the guard.
 
@@ -352,9 +362,9 @@ class GuardedTransport(httpx.AsyncBaseTransport):
     attribute would fail open when that is renamed. Errors of the connection are httpcore's own.
     """
 
-    def __init__(self, guard: Guard, tls: ssl.SSLContext) -> None:
+    def __init__(self, guard: Guard, tls: ssl.SSLContext, *, connections: int = 1) -> None:
         self._pool = httpcore.AsyncConnectionPool(
-            ssl_context=tls, max_connections=1, network_backend=VettedBackend(guard)
+            ssl_context=tls, max_connections=connections, network_backend=VettedBackend(guard)
         )
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:

@@ -104,7 +104,7 @@ class Ingest:
         self._tending: list[asyncio.Task[None]] = []
         self._embedder = None
         if encoder.kind != "none":
-            self._embedder = Embedder(database, pdf, pause_s=settings.upkeep_s, sleep=sleep)
+            self._embedder = Embedder(database, pdf, encoder, pause_s=settings.upkeep_s, sleep=sleep)
         self._busy: dict[str, str] = {}
 
     async def start(self) -> None:
@@ -131,7 +131,10 @@ class Ingest:
     async def health(self, *, deadline: Deadline) -> Health:
         """How many workers run, what is being read, and what is waited for."""
         running = sum(not loop.done() for loop in self._loops)
-        detail = {"workers": running, "reading": sorted(self._busy.values()), "trouble": dict(self._trouble)}
+        trouble = dict(self._trouble)
+        if self._embedder is not None and self._embedder.trouble:
+            trouble["embedding"] = self._embedder.trouble
+        detail = {"workers": running, "reading": sorted(self._busy.values()), "trouble": trouble}
         return Health(self.ROLE, running > 0, os.getpid(), socket.gethostname(), detail)
 
     async def wake(self, *, deadline: Deadline) -> None:

@@ -8,7 +8,7 @@ inch) with the origin at the top left of the unrotated-for-reading page, as a pe
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -283,6 +283,7 @@ class PageChunks:
         page: from 1.
         chunks: in order.
         embeddings: of the chunks.
+        title: that the document has of its own; empty for none.
     """
 
     sha256: str
@@ -290,6 +291,11 @@ class PageChunks:
     page: int
     chunks: tuple[Chunk, ...]
     embeddings: Embeddings | None = None
+    title: str = ""
+
+
+SERVING: Final = "serving"
+"""Name under which the store keeps whose vectors are searched: those of an encoder that has embedded every chunk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,10 +303,11 @@ class Fitted:
     """What was computed from all vectors of an encoder and is kept in the store.
 
     Attributes:
-        name: `fast:` or `prior:` and the identity of the encoder.
-        version: of the content.
+        name: `fast:` or `prior:` and the identity of the encoder; or `SERVING`, once for all encoders.
+        version: of the content; under `SERVING` the identity of the encoder.
         chunks: that there were then.
-        content: empty where it was not asked for.
+        content: empty where it was not asked for; under `SERVING` the encoder's settings as JSON, so that it can be
+            loaded while another one takes its place.
     """
 
     name: str
@@ -735,8 +742,8 @@ class Change:
     Attributes:
         number: gap-free, ascending.
         kind: `publish` or `delete` a document, `collection` (created), `drop` (a collection), `sources` (SQL sources
-            changed), `encoder` (a fast encoder was fitted), or `gap` (an entry was lost, and `gatherum doctor` put this
-            one in its place).
+            changed), `encoder` (a fast encoder was fitted, or another encoder serves), or `gap` (an entry was lost, and
+            `gatherum doctor` put this one in its place).
         document_id: empty where it is about none.
         collection: empty where it is about none.
     """

@@ -53,10 +53,11 @@ from actors.reading.allowance import Allowance, Ledger
 from actors.reading.ranges import Range, after_failure, ingest_width, quick_size, split, split_scanned
 from actors.reading.tasks import Report, Setup
 from config import logs
-from config.settings import EncoderSettings, EntitiesSettings, LogSettings, PdfSettings
+from config.settings import EgressSettings, EncoderSettings, EntitiesSettings, LogSettings, PdfSettings
 
 if TYPE_CHECKING:
     from actors.reading.survey import Survey
+    from actors.search.encoder import Encoder
 
 T = TypeVar("T")
 Task = TypeVar("Task", bound=Callable[..., Any])
@@ -148,6 +149,7 @@ class Pdf:
         encoder: EncoderSettings,
         logs: LogSettings,
         *,
+        egress: EgressSettings | None = None,
         ingest_cpus: float = 0,
     ) -> None:
         self._settings = settings
@@ -155,6 +157,11 @@ class Pdf:
         self._ingesting = Gate(1)
         self._model = entities.model
         self._encoder = encoder
+        self._egress = egress
+        # Where it is an endpoint, this process asks it.
+        self._endpoint: Encoder | None = None
+        self._identity = ""
+        self._encoder_trouble = ""
         self._logs = logs
         self._inspecting = Gate(INSPECTIONS, queue=QUEUE, what="files to be opened")
         self._rendering = Gate(RENDERINGS, queue=QUEUE, what="pages to be drawn")
@@ -166,7 +173,6 @@ class Pdf:
         self._read_range: Any = heavy(confined(tasks.read_range))
         self._enrich_range: Any = heavy(confined(tasks.enrich_range))
         single = ray.remote(num_cpus=settings.task_cpus, max_calls=calls, max_retries=0)
-        self._encoder_identity: Any = single(confined(tasks.encoder_identity))
         self._embed_chunks: Any = single(confined(tasks.embed_chunks))
         self._fit_encoder: Any = single(confined(tasks.fit_encoder))
         # Without a CPU of their own, so that they never queue behind optical recognition.
@@ -183,13 +189,21 @@ class Pdf:
         """
         # Now, and not when the first scan comes along, which may be page 800 of an upload.
         await asyncio.to_thread(tasks.check_ocr, self._settings.ocr_languages)
+        if self._encoder.kind != "none":
+            try:
+                await self._open_encoder()
+            except Unavailable as error:
+                logs.get().warning("no_encoder", error=error.detail)
 
     async def stop(self) -> None:
-        """Nothing to stop: Ray ends the tasks of an actor that is gone."""
+        """Let go of an endpoint; Ray ends the tasks of an actor that is gone."""
+        if self._endpoint is not None:
+            await self._endpoint.close()
 
     async def health(self, *, deadline: Deadline) -> Health:
         """Ready as soon as it is there."""
-        detail = {"documents": self._documents}
+        why = self._encoder_trouble or (self._endpoint.trouble if self._endpoint else "")
+        detail = {"documents": self._documents, "trouble": {"vectors of documents": why} if why else {}}
         return Health(self.ROLE, ready=True, pid=os.getpid(), node=socket.gethostname(), detail=detail)
 
     async def inspect(self, path: str, *, deadline: Deadline) -> DocumentInfo:
@@ -227,19 +241,22 @@ class Pdf:
         """Of the encoder that chunks are embedded by.
 
         Raises:
-            Unavailable: there is none, or it cannot be loaded.
+            Unavailable: there is none, or its files are not what they should be.
         """
-        identity: str = await self._run_single(self._encoder_identity, what="Loading the encoder", deadline=deadline)
-        return identity
+        if not self._identity:
+            await deadline.run(self._open_encoder(), "Looking at the encoder")
+        return self._identity
 
-    async def embed(self, pages: list[tuple[Chunk, ...]], *, deadline: Deadline) -> list[Embeddings]:
-        """The vectors of the chunks of each page.
+    async def embed(self, pages: list[tuple[Chunk, ...]], titles: list[str], *, deadline: Deadline) -> list[Embeddings]:
+        """The vectors of the chunks of each page; `titles` are those of their documents, empty for none.
 
         Raises:
-            Unavailable: there is no encoder, or it cannot be loaded.
+            Unavailable: there is no encoder, it cannot be loaded, or an endpoint does not answer.
         """
+        if self._encoder.kind == "remote":
+            return await self._ask_endpoint(await self._reach(), pages, titles, deadline)
         made: list[Embeddings] = await self._run_single(
-            self._embed_chunks, pages, what="Embedding chunks", deadline=deadline
+            self._embed_chunks, pages, titles, what="Embedding chunks", deadline=deadline
         )
         return made
 
@@ -307,7 +324,7 @@ class Pdf:
                     async for report, readings in found:
                         chars += report.chars
                         limits.check_text(chars, self._settings.max_text_mb)
-                        yield await _given(report, readings, deadline)
+                        yield await self._given(report, readings, replace(setup, survey=known), deadline)
                         wanted.difference_update(report.done)
             size = self._settings.range_pages
             if not (enrich or details or images):
@@ -318,7 +335,7 @@ class Pdf:
                     chars += report.chars
                     limits.check_text(chars, self._settings.max_text_mb)
                     if report.done:
-                        yield await _given(report, readings, deadline)
+                        yield await self._given(report, readings, replace(setup, survey=known), deadline)
         finally:
             self._documents -= 1
 
@@ -384,10 +401,70 @@ class Pdf:
         """Ranges in flight at once."""
         return AHEAD * max(1, int(cpus / self._settings.task_cpus))
 
+    async def _given(self, report: Report, readings: Any, setup: Setup, deadline: Deadline) -> PageRange:
+        """What a task read, as it goes out: the pages, and not a reference to them.
+
+        Ray 2.60 forgets who holds a reference inside an item of a stream that waits to be taken: where the consumer
+        paused for half a second, the pages of every such item were gone, if they were more than the 100 KB that travel
+        inline.
+        """
+        given: tuple[PageReading, ...] = await value_of(readings, deadline=deadline)
+        if self._endpoint is not None and setup.model is not None:
+            try:
+                pages = [reading.chunks for reading in given]
+                titles = [setup.survey.title if setup.survey else ""] * len(pages)
+                made = await self._ask_endpoint(self._endpoint, pages, titles, deadline)
+            except (Unavailable, DeadlineExceeded) as error:
+                # They are read, found by their words, and embedded when it is back.
+                logs.get().warning("chunks_not_embedded", kind=type(error).__name__, error=error.detail)
+            else:
+                given = tuple(replace(reading, embeddings=each) for reading, each in zip(given, made, strict=True))
+        return PageRange(report.done, given, report.chars)
+
+    # --- the encoder ---
+
+    async def _open_encoder(self) -> None:
+        """Find out which it is, and reach for it if it is an endpoint."""
+        from actors.search import models
+
+        if self._encoder.kind == "none":
+            raise Unavailable("There is no encoder.")
+        try:
+            if self._encoder.kind == "remote":
+                await self._reach()
+            self._identity = await asyncio.to_thread(models.identity, self._encoder)
+        except Unavailable as error:
+            self._encoder_trouble = error.detail
+            raise
+        self._encoder_trouble = ""
+
+    async def _reach(self) -> Encoder:
+        """The endpoint that is the encoder."""
+        if self._endpoint is None:
+            # Brings libraries along that nothing else in this process needs, 100 MB.
+            from actors.search import remote
+
+            timeout_s = self._encoder.timeout_s
+            egress = self._egress
+            self._endpoint = await asyncio.to_thread(
+                remote.opened, self._encoder, egress, threads=1, timeout_s=timeout_s
+            )
+        return self._endpoint
+
+    async def _ask_endpoint(
+        self, endpoint: Encoder, pages: Sequence[Sequence[Chunk]], titles: Sequence[str], deadline: Deadline
+    ) -> list[Embeddings]:
+        from actors.reading import embedding
+
+        texts = embedding.wordings(pages, titles)
+        return embedding.dealt(endpoint.identity, pages, await endpoint.encode(texts, deadline=deadline))
+
     def _setup(self, path: str, model: str | None) -> Setup:
         # A stored file is named by its hash, which the list of documents has; of a path no more is anybody's business.
         context = {**structlog.contextvars.get_contextvars(), "file": Path(path).name}
-        return Setup(self._settings, model, self._logs, context, encoder=self._encoder)
+        # A process that opens PDFs has no key of an endpoint, nor a connection to it.
+        encoder = self._encoder if self._encoder.kind in ("minilm", "folder") else None
+        return Setup(self._settings, model, self._logs, context, encoder=encoder, identity=self._identity)
 
     async def _survey(self, path: str, deadline: Deadline) -> Survey | None:
         """What ranges share; None where looking the document over crashes or takes too long, whichever the range."""
@@ -430,7 +507,8 @@ class Pdf:
     async def _run_single(self, task: Any, *args: Any, what: str, deadline: Deadline) -> Any:
         """Run a task that has one result, and a core of its own, in turn with those that read."""
         context = structlog.contextvars.get_contextvars()
-        setup = Setup(self._settings, None, self._logs, context, encoder=self._encoder)
+        encoder = None if self._encoder.kind == "none" else self._encoder
+        setup = Setup(self._settings, None, self._logs, context, encoder=encoder, identity=self._identity)
 
         async def run() -> Any:
             async with self._ingesting.passed():
@@ -499,15 +577,6 @@ async def _outcome(ref: Any) -> Any:
         raise
     except RayError as error:
         raise Unavailable("Page tasks cannot run at the moment. Try again.") from error
-
-
-async def _given(report: Report, readings: Any, deadline: Deadline) -> PageRange:
-    """What a task read, as it goes out: the pages, and not a reference to them.
-
-    Ray 2.60 forgets who holds a reference inside an item of a stream that waits to be taken: where the consumer paused
-    for half a second, the pages of every such item were gone, if they were more than the 100 KB that travel inline.
-    """
-    return PageRange(report.done, await value_of(readings, deadline=deadline), report.chars)
 
 
 def _unreadable(number: int, reason: str) -> PageReading:

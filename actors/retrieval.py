@@ -15,21 +15,22 @@ import socket
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from actors.deadline import Deadline
 from actors.errors import DeadlineExceeded, GatherumError, InvalidInput, Overloaded, Unavailable, UnknownCollection
-from actors.messages import Change, Found, Health, PublishedDocument, Query
+from actors.messages import SERVING, Change, Fitted, Found, Health, PublishedDocument, Query
 from config import logs
-from config.settings import EncoderSettings, RetrievalSettings
+from config.settings import EgressSettings, EncoderSettings, RetrievalSettings
 
 if TYPE_CHECKING:
     # Here it is a pool; importing SQLAlchemy would cost this process its memory for nothing.
     from actors.database import Database
 
     # And every process that knows the role would load the libraries of the indexes, another 100 MB.
+    from actors.search.changeover import Changeover
     from actors.search.encoder import Encoder
     from actors.search.fast import FastEncoder
     from actors.search.filters import Filter
@@ -54,8 +55,14 @@ FIRST_PAUSE_S = 0.1
 CHECK_S = 0.5
 """Budget for asking the store about a collection that is unknown here, s: the rest of the batch waits for it."""
 
+COMING_S = 0.5
+"""Longest wait for news while the vectors of another encoder come in, s."""
+
 SNAPSHOT_SHARE = 20
 """Times as long as writing a snapshot takes nothing is written after it: so that is at most a twentieth of the time."""
+
+WORDS_ALONE = "Passages were found by their words alone"
+APPROXIMATE = "The vector of the question is only approximate"
 
 WAITING_BATCHES = 256
 """Batches of queries that may wait for the searching thread; more are refused."""
@@ -78,6 +85,21 @@ class _Index:
     snapshot: Snapshot | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Coming:
+    """What will be searched with once it is complete.
+
+    Attributes:
+        changeover: fills its dense index.
+        queries: encodes queries for it.
+        filling: done when all is in that there was at the beginning.
+    """
+
+    changeover: Changeover
+    queries: QueryEncoder
+    filling: asyncio.Task[None]
+
+
 class Retriever:
     """Searches chunks. See the module's docstring.
 
@@ -85,6 +107,7 @@ class Retriever:
         settings: see `config/settings.py`.
         encoder: what the vectors of chunks are made by.
         database: the store.
+        egress: what the address of an encoder that is an endpoint must be allowed by; None for what is public.
         folder: for snapshots, of all replicas on this machine; None for none.
         sleep: waits for so many seconds.
         clock: seconds from some moment on.
@@ -99,6 +122,7 @@ class Retriever:
         encoder: EncoderSettings,
         database: Database,
         *,
+        egress: EgressSettings | None = None,
         folder: Path | None = None,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         clock: Callable[[], float] = time.monotonic,
@@ -106,6 +130,7 @@ class Retriever:
         self._settings = settings
         self._encoder = encoder
         self._database = database
+        self._egress = egress
         self._folder = folder
         self._sleep = sleep
         self._clock = clock
@@ -121,6 +146,11 @@ class Retriever:
         self._last: Change | None = None
         # Since when there are changes that are not followed yet, or it is not known whether there are.
         self._behind_since: float | None = None
+        # While the vectors of another encoder are taken up, in the background.
+        self._coming: _Coming | None = None
+        # Whether that failed, and is to be begun again.
+        self._encoders_change = False
+        self._former: list[QueryEncoder] = []
         self._snapshots: Snapshots | None = None
         self._saved = 0
         self._save_at = 0.0
@@ -142,6 +172,9 @@ class Retriever:
         if self._follower is not None:
             self._follower.cancel()
             await asyncio.wait([self._follower])
+        await self._drop_coming()
+        for queries in [*self._former, *([self._index.queries] if self._index and self._index.queries else [])]:
+            await queries.close()
         for threads in (self._searching, self._writing):
             await asyncio.to_thread(threads.shutdown, cancel_futures=True)
         if self._index is not None:
@@ -297,7 +330,7 @@ class Retriever:
                 found.append(passages)
                 continue
             why = encoded.trouble[place] if encoded else index.trouble if query.mode != "lexical" else ""
-            degraded = f"Passages were found by their words alone: {why}" if why else ""
+            degraded = f"{APPROXIMATE if hows[place] else WORDS_ALONE}: {why}" if why else ""
             found.append(Found(tuple(passages), hows[place], degraded))
         return found
 
@@ -326,14 +359,19 @@ class Retriever:
 
     async def _step(self) -> None:
         if self._index is None:
-            self._index = await asyncio.to_thread(self._build)
+            self._index = await asyncio.to_thread(self._build, await self._serving())
         elif self._start is None:
             await self._begin(self._index)
         elif not self._filled:
             await self._fill(self._start)
         else:
+            if self._encoders_change:
+                await self._look_at_encoders()
+                self._encoders_change = False
             # Whoever may be behind wants to know at once.
             wait_s = self._settings.poll_s if self._behind_since is None else 0.0
+            if self._coming is not None:
+                wait_s = min(wait_s, COMING_S)
             changes = await self._database.changes(
                 self._change, wait_s, CHANGES, deadline=Deadline.after(wait_s + CALL_S)
             )
@@ -342,6 +380,7 @@ class Retriever:
                 await self._apply(changes)
             if len(changes) < CHANGES:
                 self._behind_since = None
+            await self._change_over()
             due = self._change > self._saved and self._clock() >= self._save_at
             if due and self._snapshots is not None and self._built.shelf.documents:
                 await self._write(self._save, self._snapshots)
@@ -363,7 +402,7 @@ class Retriever:
             else:
                 self._log.warning("snapshot_discarded", reason="It is of another store, or of another state of it.")
                 await asyncio.to_thread(index.shelf.close)
-                self._index = await asyncio.to_thread(self._build, fresh=True)
+                self._index = await asyncio.to_thread(self._build, await self._serving(), fresh=True)
         await self._take_fast_encoder()
         self._start = start
 
@@ -386,28 +425,108 @@ class Retriever:
                 queries.use(made)
                 self._log.info("fast_encoder_taken", version=made.version)
 
-    def _build(self, *, fresh: bool = False) -> _Index:
+    # --- encoders ---
+
+    async def _serving(self) -> Fitted | None:
+        """Whose vectors the store has of all chunks, with its settings; None before it has of any."""
+        if self._encoder.kind == "none":
+            return None
+        return await self._database.fitted(SERVING, known="", deadline=Deadline.after(CALL_S))
+
+    def _opened(self, serving: Fitted | None) -> tuple[QueryEncoder | None, str]:
+        """See `serving.opened`. Runs in a thread."""
+        from actors.search.serving import opened
+
+        queries, trouble = opened(self._encoder, serving, self._settings, self._egress)
+        if trouble:
+            self._log.warning("no_encoder", error=trouble)
+        return queries, trouble
+
+    async def _look_at_encoders(self) -> None:
+        """Follow a change of encoders: begin to change over to another one, or take a newer imitation of this one."""
+        serving = await self._serving()
+        coming = self._coming.queries.identity if self._coming else self._identity
+        if serving is None or serving.version == coming:
+            await self._take_fast_encoder()
+            return
+        await self._drop_coming()
+        if serving.version == self._identity:
+            self._index = replace(self._built, trouble="")
+            return
+        queries, trouble = await asyncio.to_thread(self._opened, serving)
+        if queries is None:
+            # What is searched with now goes on: its vectors are gone from the store, but not from here.
+            self._index = replace(self._built, trouble=trouble)
+            return
+        changeover = await asyncio.to_thread(self._changeover, queries)
+        filling = asyncio.create_task(self._load(changeover), name="retrieval-changeover")
+        self._coming = _Coming(changeover, queries, filling)
+        self._log.info("encoder_comes", encoder=queries.identity)
+
+    def _changeover(self, queries: QueryEncoder) -> Changeover:
+        from actors.search.changeover import Changeover
+        from actors.search.dense import DenseIndex
+
+        dense = DenseIndex(queries.dimension, queries.identity, exact_below=self._settings.exact_below)
+        return Changeover(self._built.shelf, dense)
+
+    async def _load(self, changeover: Changeover) -> None:
+        """Bring in the vectors of all documents that were there at the beginning."""
+        for batch in changeover.batches():
+            pause = FIRST_PAUSE_S
+            while True:
+                try:
+                    made = await self._database.vectors_of(
+                        batch, encoder=changeover.identity, deadline=Deadline.after(CALL_S)
+                    )
+                    break
+                except GatherumError:
+                    await self._sleep(random.uniform(0, pause))  # noqa: S311 - no secret depends on it
+                    pause = min(2 * pause, LONGEST_PAUSE_S)
+            await asyncio.to_thread(changeover.load, batch, made)
+
+    async def _change_over(self) -> None:
+        """Search with what has come, once it is complete."""
+        coming = self._coming
+        if coming is None or not coming.filling.done():
+            return
+        if (error := coming.filling.exception()) is not None:
+            # In a thread: telling where it came from reads source files.
+            told = {"encoder": coming.queries.identity, "exc_info": error}
+            await asyncio.to_thread(self._log.error, "encoder_not_taken", **told)
+            await self._drop_coming()
+            self._encoders_change = True
+            return
+        # Until all of it is done: what fails half-way is begun again.
+        self._coming, self._encoders_change = None, True
+        before = self._built
+        shelf = await asyncio.get_running_loop().run_in_executor(self._writing, coming.changeover.finish)
+        if before.queries is not None:
+            # Questions that are under way in it finish.
+            self._former.append(before.queries)
+        self._index = _Index(shelf, coming.queries)
+        await self._take_fast_encoder()
+        self._encoders_change = False
+        self._log.info("encoder_taken", encoder=coming.queries.identity, **self._size())
+
+    async def _drop_coming(self) -> None:
+        coming, self._coming = self._coming, None
+        if coming is not None:
+            coming.filling.cancel()
+            await asyncio.wait([coming.filling])
+            await coming.queries.close()
+
+    # --- building ---
+
+    def _build(self, serving: Fitted | None, *, fresh: bool = False) -> _Index:
         """Load libraries, the encoder with its tokenizer, and, unless a fresh index is wanted, the snapshot.
 
         Runs in a thread.
         """
-        from actors.search import encoder as encoders
         from actors.search.dense import CorruptSnapshot
-        from actors.search.queries import QueryEncoder
 
-        settings = self._settings
-        queries = encoder = None
-        trouble = ""
-        if self._encoder.kind != "none":
-            try:
-                encoder = encoders.local(self._encoder, threads=settings.encoder_threads)
-            except Unavailable as error:
-                trouble = error.detail
-                self._log.warning("no_encoder", error=trouble)
-            else:
-                queries = QueryEncoder(
-                    encoder, encoder.pieces, choice=settings.encoder, exact_queue=settings.exact_queue
-                )
+        queries, trouble = self._opened(serving)
+        encoder = queries.encoder if queries else None
         snapshot = None if fresh else self._find_snapshot(encoder.identity if encoder else "")
         if snapshot is not None:
             try:
@@ -508,18 +627,22 @@ class Retriever:
         for document_id, change in latest.items():
             document = None
             if change.kind == "publish":
+                # Of a document that comes while encoders change, the vectors that will be searched a moment later.
+                wanted = self._coming.queries.identity if self._coming else self._identity
                 document = await self._database.published_document(
-                    document_id, encoder=self._identity, deadline=Deadline.after(CALL_S)
+                    document_id, encoder=wanted, deadline=Deadline.after(CALL_S)
                 )
             # None: deleted since; its own change is on the way.
             if document is None:
                 await self._write(self._built.shelf.remove, document_id)
             else:
                 await self._write(self._put_all, [document])
+            if self._coming:
+                self._coming.changeover.note(document_id, document.embeddings if document else None)
         if latest:
             await self._write(self._built.shelf.commit)
         if any(change.kind == "encoder" for change in changes):
-            await self._take_fast_encoder()
+            await self._look_at_encoders()
         for change in changes:
             if change.kind == "drop":
                 self._collections.discard(change.collection)
@@ -547,12 +670,14 @@ class Retriever:
             why = self._index.trouble if self._index else ""
             return {"encoder": "", "trouble": {"vectors": why} if why else {}}
         queries = self._index.queries
+        why = queries.encoder.trouble or self._index.trouble
         return {
             "encoder": queries.identity,
             "vectors": self._index.shelf.vectors,
             "fast_encoder": queries.fast_version,
             "encoding": queries.waiting,
-            "trouble": {},
+            "coming": self._coming.queries.identity if self._coming else "",
+            "trouble": {"vectors": why} if why else {},
         }
 
     def _note_behind(self) -> None:

@@ -15,15 +15,18 @@ from dataclasses import dataclass
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 PREFIX = "GATHERUM_"
 DELIMITER = "__"
 CONFIG_VARIABLE = "GATHERUM_CONFIG"
 NOT_SETTINGS = frozenset({CONFIG_VARIABLE, "GATHERUM_DATA"})
 """Names with the prefix that are no settings; `GATHERUM_DATA` is where the benchmarks find their corpora."""
+UNTOLD = frozenset({"encoder.url", "encoder.key_env"})
+"""Settings whose wrong value is not shown: it may be a key in the wrong place."""
 DEFAULTS = Path(__file__).with_name("default.yaml")
 
 _LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
@@ -146,11 +149,73 @@ class RetrievalSettings(Section):
 class EncoderSettings(Section):
     """What turns texts into vectors (`actors/search/encoder.py`); those of another encoder do not count."""
 
-    kind: Literal["minilm", "folder", "none"] = Field(
+    kind: Literal["minilm", "folder", "remote", "none"] = Field(
         description="`minilm`: all-MiniLM-L6-v2 in 8 bits, which is installed with Gatherum. `folder`: any sentence "
-        "transformer in ONNX form. `none`: searches go by words alone."
+        "transformer in ONNX form. `remote`: an endpoint shaped like OpenAI's `/v1/embeddings`. `none`: searches go by "
+        "words alone."
     )
     path: str = Field(description="Of the `folder`: it holds `model.onnx` and `tokenizer.json`, on every node.")
+    sha256: str = Field(
+        description="That the `folder`'s model must have; one that has another is not loaded. Empty takes any."
+    )
+    url: str = Field(
+        description="Of the `remote` endpoint, without `/embeddings` at the end: `https://api.example.com/v1`. A host "
+        "that is not on the public internet, or another port than 80 and 443, is to be named in `egress.allow_hosts`."
+    )
+    model: str = Field(max_length=60, description="What the `remote` endpoint calls the model.")
+    dimension: int = Field(ge=0, le=16_000, description="Numbers in a vector of the `remote` model.")
+    key_env: str = Field(
+        description="Name of the environment variable that has the key of the `remote` endpoint; empty for none. It is "
+        "to be set on every node of the cluster before Ray is started there."
+    )
+    requests: int = Field(ge=1, description="Requests to the `remote` endpoint at once, for each process that asks it.")
+    timeout_s: float = Field(
+        gt=0, description="Time for one request to the `remote` endpoint with texts of documents, s."
+    )
+    question_timeout_s: float = Field(
+        gt=0, description="Time for one with questions, s; after it they are searched for by their words."
+    )
+
+    @field_validator("path")
+    @classmethod
+    def _names_the_folder(cls, path: str, info: ValidationInfo) -> str:
+        if info.data.get("kind") == "folder" and not path:
+            raise ValueError("encoder.kind is folder, so it must name one")
+        return path
+
+    @field_validator("sha256")
+    @classmethod
+    def _is_a_hash(cls, sha256: str) -> str:
+        if sha256 and not re.fullmatch(r"[0-9a-f]{64}", sha256):
+            raise ValueError("a sha256 is 64 hexadecimal digits in lower case")
+        return sha256
+
+    @field_validator("url")
+    @classmethod
+    def _is_an_endpoint(cls, url: str, info: ValidationInfo) -> str:
+        """At the start, and without a key in it: what is configured is shown, and kept in the store."""
+        if info.data.get("kind") == "remote":
+            parts = urlsplit(url)
+            if parts.scheme not in ("http", "https") or not parts.hostname:
+                raise ValueError("encoder.kind is remote, so it must be an http or https URL")
+            if parts.username is not None or parts.query or parts.fragment:
+                raise ValueError("it has a user, a query or a fragment; a key belongs into the variable of key_env")
+        return url
+
+    @field_validator("model", "dimension")
+    @classmethod
+    def _is_there(cls, value: Any, info: ValidationInfo) -> Any:
+        if info.data.get("kind") == "remote" and not value:
+            raise ValueError("encoder.kind is remote, so it must be given")
+        return value
+
+    @field_validator("key_env")
+    @classmethod
+    def _is_a_name(cls, name: str) -> str:
+        if name and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+            # Not told which: somebody may have put the key itself here.
+            raise ValueError("it is the name of an environment variable, not the key")
+        return name
 
 
 class EntitiesSettings(Section):
@@ -382,6 +447,9 @@ def load_with_origins(
     if settings.sources.sqlite_root:
         root = Path(settings.sources.sqlite_root).expanduser().resolve()
         update["sources"] = settings.sources.model_copy(update={"sqlite_root": str(root)})
+    if settings.encoder.path:
+        folder = Path(settings.encoder.path).expanduser().resolve()
+        update["encoder"] = settings.encoder.model_copy(update={"path": str(folder)})
     settings = settings.model_copy(update=update)
     if settings.ingest.heartbeat_s * 3 > settings.ingest.lease_s:
         raise SettingsError(
@@ -467,6 +535,8 @@ def _explain(error: ValidationError, origins: Mapping[str, str]) -> str:
         known = f" ({origin})" if origin else ""
         if problem["type"] == "extra_forbidden":
             lines.append(f"{key}{known}: there is no such setting. `gatherum config` lists them all.")
+        elif key in UNTOLD:
+            lines.append(f"{key}{known}: {problem['msg']}.")
         else:
             lines.append(f"{key}{known}: {problem['msg']}, got {problem['input']!r}.")
     return "Wrong settings:\n" + "\n".join(f"  {line}" for line in lines)

@@ -24,6 +24,7 @@ from actors.reading.chunking import pack
 from actors.retrieval import Retriever
 from actors.search import judging
 from actors.search.judging import DEPTH, TOP, Judged, Text
+from actors.search.remote import RemoteEncoder
 from config.settings import EncoderSettings, Settings
 
 COLLECTION: Final = "evaluation"
@@ -105,7 +106,7 @@ class Published:
 
     async def fitted(self, name: str, *, known: str | None = None, deadline: Deadline) -> Fitted | None:
         """The fast encoder; a store that has it gives it to every index."""
-        return self._fast
+        return self._fast if name.startswith("fast:") else None
 
     async def changes(self, after: int, wait_s: float, limit: int, *, deadline: Deadline) -> list[Change]:
         """Nothing ever happens."""
@@ -148,14 +149,16 @@ async def evaluate(
             raise InvalidInput("Without an encoder (encoder.kind) there is only the mode lexical: --mode lexical.")
         tell(f"Embedding {chunks:,} chunks.")
         began = time.perf_counter()
-        documents = await asyncio.to_thread(_embedded, documents, settings.encoder)
+        documents = await _embedded(documents, settings)
         embedded_s = time.perf_counter() - began
     if any(mode.needs("fast") for mode in chosen):
         tell("Fitting the fast encoder to them, which takes half a minute at least.")
         fast = await asyncio.to_thread(_fitted, documents, settings.encoder)
     tell(f"Indexing {len(documents):,} documents in {chunks:,} chunks.")
     began = time.perf_counter()
-    retriever = Retriever(settings.retrieval, settings.encoder, cast("Database", Published(documents, fast)))
+    retriever = Retriever(
+        settings.retrieval, settings.encoder, cast("Database", Published(documents, fast)), egress=settings.egress
+    )
     await retriever.start()
     try:
         await retriever.caught_up(len(documents), deadline=Deadline.after(FILL_S))
@@ -225,14 +228,25 @@ def _published(texts: Sequence[Text], budget: int) -> list[PublishedDocument]:
     return documents
 
 
-def _embedded(documents: Sequence[PublishedDocument], settings: EncoderSettings) -> list[PublishedDocument]:
-    """The documents with the vectors of their chunks, as page tasks make them."""
-    made = embedding.embed([document.chunks for document in documents], settings)
+async def _embedded(documents: Sequence[PublishedDocument], settings: Settings) -> list[PublishedDocument]:
+    """The documents with the vectors of their chunks, as page tasks, or for an endpoint the Pdf role, make them."""
+    pages, titles = [document.chunks for document in documents], [document.title for document in documents]
+    if settings.encoder.kind == "remote":
+        endpoint = await asyncio.to_thread(
+            RemoteEncoder.at, settings.encoder, settings.egress, timeout_s=settings.encoder.timeout_s
+        )
+        try:
+            vectors = await endpoint.encode(embedding.wordings(pages, titles), deadline=Deadline.after(FILL_S))
+        finally:
+            await endpoint.close()
+        made = embedding.dealt(endpoint.identity, pages, vectors)
+    else:
+        made = await asyncio.to_thread(embedding.embed, pages, titles, settings.encoder)
     return [replace(document, embeddings=each) for document, each in zip(documents, made, strict=True)]
 
 
 def _fitted(documents: Sequence[PublishedDocument], settings: EncoderSettings) -> Fitted:
-    pages = [PageChunks(document.document_id, 0, 1, document.chunks, document.embeddings) for document in documents]
+    pages = [PageChunks(each.document_id, 0, 1, each.chunks, each.embeddings, each.title) for each in documents]
     version, content, _ = embedding.fit(pages, settings, b"")
     return Fitted("fast", version, sum(len(page.chunks) for page in pages), content)
 

@@ -8,7 +8,6 @@ never late), how many bytes come out of its compression, and what they are.
 from __future__ import annotations
 
 import asyncio
-import functools
 import ssl
 import zlib
 from collections.abc import AsyncIterator, Iterator
@@ -20,7 +19,7 @@ import httpcore
 import httpx
 
 from actors.deadline import Deadline
-from actors.egress import Guard, GuardedTransport
+from actors.egress import Guard, GuardedTransport, tls_context
 from actors.errors import DocumentTooLarge, EmptyFile, FetchFailed, NotAPdf, Refused
 from actors.store.blobs import Incoming
 from config.settings import ApiSettings, EgressSettings
@@ -81,7 +80,7 @@ class Fetcher:
             return await within.run(self._fetch(target, incoming), "Fetching the URL")
 
     async def _fetch(self, target: httpx.URL, incoming: Incoming) -> str:
-        transport = GuardedTransport(self._guard, await asyncio.to_thread(_tls, self._settings.ca_file))
+        transport = GuardedTransport(self._guard, await asyncio.to_thread(tls_context, self._settings.ca_file))
         async with httpx.AsyncClient(
             transport=transport,
             headers=HEADERS,
@@ -170,16 +169,6 @@ class _Inflate:
             data, self.ended = self._engine.unconsumed_tail, self._engine.eof
             if piece:
                 yield piece
-
-
-@functools.cache
-def _tls(ca_file: str) -> ssl.SSLContext:
-    """Trusts what httpx does, what the machine does, and whom the operator names: an intranet has its own authority."""
-    context = httpx.create_ssl_context(trust_env=False)
-    context.load_default_certs()
-    if ca_file:
-        context.load_verify_locations(ca_file)
-    return context
 
 
 def _said(error: Exception, host: str) -> str:

@@ -20,11 +20,11 @@ import httpx
 
 from actors import cluster
 from actors.deadline import Deadline
-from actors.errors import Conflict, GatherumError, Unavailable
+from actors.errors import Conflict, GatherumError, InvalidInput, Unavailable
 from actors.messages import Health
 from actors.node import Running, free_port
 from actors.reading import tasks
-from config.settings import Settings
+from config.settings import EncoderSettings, Settings
 from serve import database
 
 READY_TIMEOUT_S = 120.0
@@ -80,6 +80,7 @@ def up(settings: Settings, *, address: str | None = None) -> Running:
         Conflict: it is running already, or the port is taken.
         Unavailable: something did not start; the detail names it.
         ReadingFailed: Tesseract or a language pack is missing.
+        InvalidInput: the folder of the encoder is none.
         GatherumError: the database refuses; the detail says why.
     """
     settings = _with_port(settings)
@@ -87,6 +88,7 @@ def up(settings: Settings, *, address: str | None = None) -> Running:
     if address is None:
         # The Pdf role looks too, but only once Ray is up; of another cluster's nodes this machine cannot tell.
         tasks.check_ocr(settings.pdf.ocr_languages)
+        _check_encoder(settings.encoder)
     # Private to this user: whoever reaches HAProxy's socket commands it.
     scratch = Path(tempfile.mkdtemp(prefix="gatherum-"))
     environment = flags(scratch)
@@ -170,6 +172,22 @@ def _with_port(settings: Settings) -> Settings:
                 f"Port {api.port} on {api.host} is taken. Choose another with --port, or stop what uses it."
             ) from None
     return settings
+
+
+def _check_encoder(settings: EncoderSettings) -> None:
+    """Look at a folder that is configured before anything starts: later, searches would only go on without vectors.
+
+    A model with another hash than is asked for is not looked at: whatever it is, the rest can work.
+    """
+    if settings.kind != "folder":
+        return
+    # Libraries of 100 MB, which only this kind needs here.
+    from actors.search.encoder import OnnxEncoder
+
+    try:
+        OnnxEncoder.folder(Path(settings.path), threads=1)
+    except Unavailable as error:
+        raise InvalidInput(f"encoder.path ({settings.path}): {error.detail}") from None
 
 
 def _wait_until_ready(url: str) -> None:

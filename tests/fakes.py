@@ -171,6 +171,7 @@ class FakeEncoder:
     SUBJECTS: Final = (("moon", "titan", "satellite"), ("bread", "dough", "oven"), ("wing", "flow", "aircraft"))
     identity = "fake@1"
     dimension = len(SUBJECTS)
+    trouble = ""
 
     def __init__(self) -> None:
         self.pieces = wordpieces.default()
@@ -192,6 +193,9 @@ class FakeEncoder:
         if self.down is not None:
             raise self.down
         return self.vectors(texts)
+
+    async def close(self) -> None:
+        pass
 
     def fast(self) -> FastEncoder:
         """What imitates it: knows the first word of each subject alone."""
@@ -300,6 +304,11 @@ class FakePublishing:
         document = self.documents[document_id]
         made = document.embeddings
         return document if made is None or made.encoder == encoder else replace(document, embeddings=None)
+
+    async def vectors_of(self, document_ids: list[str], *, encoder: str, deadline: Deadline) -> dict[str, Embeddings]:
+        self._called("vectors_of")
+        found = {name: self._of(name, encoder).embeddings for name in document_ids if name in self.documents}
+        return {name: made for name, made in found.items() if made is not None}
 
     async def changes(self, after: int, wait_s: float, limit: int, *, deadline: Deadline) -> list[Change]:
         self._called("changes")

@@ -133,17 +133,23 @@ def inspect(path: str, max_pages: int) -> DocumentInfo:
         raise truncated from None
 
 
-def _info(document: pymupdf.Document, pages: int) -> DocumentInfo:
+def title(document: pymupdf.Document) -> str:
+    """What a document calls itself; empty if it does not."""
     document.init_doc()
+    return _said(document, "title", MAX_TITLE_CHARS)
+
+
+def _said(document: pymupdf.Document, key: str, longest: int) -> str:
     metadata: dict[str, str | None] = document.metadata or {}
+    return clean(" ".join((metadata.get(key) or "").split()))[:longest]
 
-    def value(key: str, longest: int) -> str:
-        return clean(" ".join((metadata.get(key) or "").split()))[:longest]
 
-    values = {ours: value(theirs, MAX_METADATA_CHARS) for theirs, ours in _METADATA.items()}
+def _info(document: pymupdf.Document, pages: int) -> DocumentInfo:
+    called = title(document)
+    values = {ours: _said(document, theirs, MAX_METADATA_CHARS) for theirs, ours in _METADATA.items()}
     return DocumentInfo(
         pages,
-        value("title", MAX_TITLE_CHARS),
+        called,
         {name: value for name, value in values.items() if value},
         structure.outline(document),
         structure.labels(document),

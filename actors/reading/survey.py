@@ -33,12 +33,14 @@ class Survey:
             too few to repeat anything.
         scanned_furniture: what repeats in the margins of recognised pages.
         sections: page and title of each entry of the table of contents that leads to a page, by page.
+        title: what the document calls itself; empty if it does not.
     """
 
     furniture: Furniture = field(default_factory=Furniture)
     scanned: tuple[tuple[int, Why], ...] = ()
     scanned_furniture: Furniture = field(default_factory=Furniture)
     sections: tuple[tuple[int, str], ...] = ()
+    title: str = ""
 
     def with_scans(self, margins: Iterable[Margins]) -> Survey:
         """The survey when the pages it named have been recognised, with what their margins say, in any order."""
@@ -66,6 +68,7 @@ def survey(document: Document, page_timeout_s: float) -> Survey:
     """
     ends = time.monotonic() + page_timeout_s
     with limits.clock(page_timeout_s):
+        title = pages.title(document)
         outline = [(item.page, item.title) for item in structure.outline(document) if item.page > 0]
     # By page only: of two sections that begin on a page, the one listed last is open at its end.
     outline.sort(key=lambda section: section[0])
@@ -84,4 +87,4 @@ def survey(document: Document, page_timeout_s: float) -> Survey:
             scanned.append((number, why))
     first = [scanned[position - 1] for position in furniture.sample(len(scanned), furniture.SCANNED_RUNS)]
     enough = len(first) >= furniture.REPEATS
-    return Survey(furniture.collect(margins), tuple(first) if enough else (), sections=tuple(outline))
+    return Survey(furniture.collect(margins), tuple(first) if enough else (), sections=tuple(outline), title=title)

@@ -44,7 +44,9 @@ class Setup:
         details: whether links, images and tables are wanted.
         images: what the bytes of images may come to; None where they are not wanted.
         survey: what the chunks of a page need to know of the rest of the document; None where that is unknown.
-        encoder: what makes the vectors of chunks.
+        encoder: what makes the vectors of chunks; None where nothing does, or not here: no process that opens PDFs
+            has the key of an endpoint, or a connection to it.
+        identity: that the encoder must have; empty for any.
     """
 
     settings: PdfSettings
@@ -55,6 +57,7 @@ class Setup:
     images: Allowance | None = None
     survey: Survey | None = None
     encoder: EncoderSettings | None = None
+    identity: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,37 +200,31 @@ def enrich(found: Sequence[Page], setup: Setup) -> tuple[PageReading, ...]:
             tuple(Mention(m.text, m.label, m.start, m.end, page.number) for m in names),
             embeddings,
         )
-        for page, of_page, names, embeddings in zip(found, chunks, named, embed(chunks, setup.encoder), strict=True)
+        for page, of_page, names, embeddings in zip(
+            found, chunks, named, embed(chunks, survey.title, setup), strict=True
+        )
     )
 
 
-def embed(pages: Sequence[Sequence[Chunk]], settings: EncoderSettings | None) -> list[Embeddings | None]:
-    """The vectors of the chunks of each page; None where there is no encoder, or it fails."""
-    if settings is None or settings.kind == "none":
+def embed(pages: Sequence[Sequence[Chunk]], title: str, setup: Setup) -> list[Embeddings | None]:
+    """The vectors of the chunks of each page of a document; None where there is no encoder, or it fails."""
+    if setup.encoder is None:
         return [None for _ in pages]
     try:
         from actors.reading import embedding
 
-        return [*embedding.embed(pages, settings)]
+        return [*embedding.embed(pages, [title] * len(pages), setup.encoder, setup.identity)]
     except Exception as error:  # noqa: BLE001 -- the pages are read, and found by their words until they have vectors
         logs.get().warning("chunks_not_embedded", kind=type(error).__name__, error=str(error))
         return [None for _ in pages]
 
 
-def encoder_identity(setup: Setup) -> str:
-    """`embedding.identity` in a task."""
-    from actors.reading import embedding
-
-    with limits.clock(EMBEDDING_S):
-        return embedding.identity(_encoder(setup))
-
-
-def embed_chunks(pages: Sequence[Sequence[Chunk]], setup: Setup) -> list[Embeddings]:
+def embed_chunks(pages: Sequence[Sequence[Chunk]], titles: Sequence[str], setup: Setup) -> list[Embeddings]:
     """`embedding.embed` in a task."""
     from actors.reading import embedding
 
     with limits.clock(EMBEDDING_S):
-        return embedding.embed(pages, _encoder(setup))
+        return embedding.embed(pages, titles, _encoder(setup), setup.identity)
 
 
 def fit_encoder(pages: Sequence[PageChunks], prior: bytes, setup: Setup) -> tuple[str, bytes, bytes]:
@@ -239,7 +236,7 @@ def fit_encoder(pages: Sequence[PageChunks], prior: bytes, setup: Setup) -> tupl
 
 
 def _encoder(setup: Setup) -> EncoderSettings:
-    if setup.encoder is None or setup.encoder.kind == "none":
+    if setup.encoder is None:
         raise Unavailable("There is no encoder.")
     return setup.encoder
 

@@ -18,7 +18,6 @@ from actors.errors import GatherumError, Unavailable
 from actors.messages import EncoderChoice, Query
 from actors.search.encoder import Encoder, Vectors
 from actors.search.fast import FastEncoder
-from actors.search.wordpieces import WordPieces
 
 How = Literal["exact", "fast"]
 
@@ -33,7 +32,7 @@ class Encoded:
     Attributes:
         vectors: shape (queries, dimension); zeros for a query that has none.
         hows: per query what makes its vector; None where it goes by words alone.
-        trouble: per query why it has no vector though it should; empty elsewhere.
+        trouble: per query why the encoder itself could not make its vector though it should; empty elsewhere.
         fast: what those that are not exact are yet to be encoded by.
     """
 
@@ -48,23 +47,31 @@ class QueryEncoder:
 
     Args:
         encoder: the one that made the vectors of documents.
-        pieces: cuts texts for the fast encoder.
         choice: what queries get that do not choose.
         exact_queue: queries that may be under way in the encoder for `auto` to use it.
     """
 
-    def __init__(self, encoder: Encoder, pieces: WordPieces, *, choice: EncoderChoice, exact_queue: int) -> None:
+    def __init__(self, encoder: Encoder, *, choice: EncoderChoice, exact_queue: int) -> None:
         self._encoder = encoder
-        self._pieces = pieces
         self._choice = choice
         self._exact_queue = exact_queue
         self._waiting = 0
         self._fast: FastEncoder | None = None
 
     @property
+    def encoder(self) -> Encoder:
+        """The encoder itself."""
+        return self._encoder
+
+    @property
     def identity(self) -> str:
         """Of the encoder."""
         return self._encoder.identity
+
+    @property
+    def dimension(self) -> int:
+        """Of its vectors."""
+        return self._encoder.dimension
 
     @property
     def fast_version(self) -> str:
@@ -79,6 +86,10 @@ class QueryEncoder:
     def use(self, fast: FastEncoder) -> None:
         """Take a newer fast encoder. Batches that have begun finish with the one before."""
         self._fast = fast
+
+    async def close(self) -> None:
+        """Let go of the encoder."""
+        await self._encoder.close()
 
     async def begin(self, queries: Sequence[Query], *, deadline: Deadline) -> Encoded:
         """Decide how each query is encoded, and do what the encoder itself is needed for.
@@ -101,7 +112,7 @@ class QueryEncoder:
                 deadline.check("the search")
                 for place in exact:
                     hows[place] = None if fast is None else "fast"
-                    encoded.trouble[place] = error.detail if fast is None else ""
+                    encoded.trouble[place] = error.detail
         return encoded
 
     def finish(self, queries: Sequence[Query], encoded: Encoded) -> None:
@@ -111,7 +122,7 @@ class QueryEncoder:
         places = [place for place, how in enumerate(encoded.hows) if how == "fast"]
         if places:
             texts = [queries[place].text for place in places]
-            encoded.vectors[places] = encoded.fast.encode(self._pieces.pieces(texts))
+            encoded.vectors[places] = encoded.fast.encode(self._encoder.pieces.pieces(texts))
 
     def _plan(self, queries: Sequence[Query], fast: FastEncoder | None) -> list[How | None]:
         short = self._waiting + sum(query.mode != "lexical" for query in queries) <= self._exact_queue

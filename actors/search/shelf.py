@@ -7,6 +7,7 @@ a mix.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import heapq
 from collections.abc import Callable, Mapping, Sequence
@@ -147,6 +148,19 @@ class Shelf:
         # A copy first: the writing thread may change it meanwhile.
         held = [(name, len(each.entries)) for name, each in self._documents.copy().items() if name > after]
         return heapq.nsmallest(limit, held)
+
+    def entries(self) -> dict[str, range]:
+        """The entries of each document that has any. May be called from any thread."""
+        return {name: each.entries for name, each in self._documents.copy().items() if each.entries}
+
+    def with_dense(self, dense: DenseIndex) -> Shelf:
+        """The same shelf over another dense index, to be written to from now on in place of this one.
+
+        Searches under way in this one finish with the index before, whose vectors they were encoded for.
+        """
+        other = copy.copy(self)
+        other._dense = dense
+        return other
 
     def put(self, document: PublishedDocument, *, language: str = "english") -> None:
         """Take a document in, in place of its former self. Searches see it after the next commit.

@@ -274,12 +274,16 @@ async def _with_chunks(connection: AsyncConnection, which: ColumnElement[bool], 
     )
     if not encoder:
         return Rows(heads.all(), parts.all())
+    return Rows(heads.all(), parts.all(), await _vectors(connection, which, encoder))
+
+
+async def _vectors(connection: AsyncConnection, which: ColumnElement[bool], encoder: str) -> Sequence[AnyRow]:
     made = await connection.execute(
         select(documents.c.id, vectors.c.page, vectors.c.dimension, vectors.c.data)
         .join(documents, and_(documents.c.sha256 == vectors.c.sha256, documents.c.pipeline == vectors.c.pipeline))
         .where(which, vectors.c.encoder == encoder)
     )
-    return Rows(heads.all(), parts.all(), made.all())
+    return made.all()
 
 
 def unpack_documents(rows: Rows, encoder: str) -> list[PublishedDocument]:
@@ -298,20 +302,50 @@ def unpack_documents(rows: Rows, encoder: str) -> list[PublishedDocument]:
             head.collection,
             tuple(found[head.id]),
             head.metadata,
-            _embeddings(encoder, found[head.id], made.get(head.id, {})),
+            _embeddings(encoder, Counter(chunk.page for chunk in found[head.id]), made.get(head.id, {})),
         )
         for head in rows.heads
     ]
 
 
-def _embeddings(encoder: str, of: Sequence[Chunk], made: Mapping[int, tuple[int, bytes]]) -> Embeddings | None:
-    """The vectors of a document's chunks, joined from those of its pages; None if it has none at all."""
-    counts = Counter(chunk.page for chunk in of)
+async def vectors_of(connection: AsyncConnection, document_ids: Sequence[str], encoder: str) -> Rows:
+    """The vectors of published documents alone; `parts` are their pages, each with its number of chunks."""
+    which = documents.c.id.in_(document_ids)
+    parts = await connection.execute(
+        select(documents.c.id, chunks.c.page, func.count())
+        .join(documents, and_(documents.c.sha256 == chunks.c.sha256, documents.c.pipeline == chunks.c.pipeline))
+        .where(which)
+        .group_by(documents.c.id, chunks.c.page)
+        .order_by(documents.c.id, chunks.c.page)
+    )
+    return Rows((), parts.all(), await _vectors(connection, which, encoder))
+
+
+def unpack_vectors(rows: Rows, encoder: str) -> dict[str, Embeddings]:
+    """Vectors by document, of those that have any, from the rows of `vectors_of`. Call it in a thread."""
+    counts: dict[str, dict[int, int]] = {}
+    for document_id, number, count in rows.parts:
+        counts.setdefault(document_id, {})[number] = count
+    made: dict[str, dict[int, tuple[int, bytes]]] = {}
+    for document_id, number, dimension, data in rows.vectors:
+        made.setdefault(document_id, {})[number] = (dimension, data)
+    joined = {each: _embeddings(encoder, counts.get(each, {}), pages_of) for each, pages_of in made.items()}
+    return {document_id: each for document_id, each in joined.items() if each is not None}
+
+
+def _embeddings(encoder: str, counts: Mapping[int, int], made: Mapping[int, tuple[int, bytes]]) -> Embeddings | None:
+    """The vectors of a document's chunks, joined from those of its pages; None if it has none at all.
+
+    Args:
+        encoder: that made them.
+        counts: chunks by page, in the order of the pages.
+        made: dimension and data by page.
+    """
     # What does not fit its page is as good as missing.
     fitting = {
         page: np.frombuffer(data, VECTOR).reshape(-1, dimension)
         for page, (dimension, data) in made.items()
-        if len(data) == counts[page] * dimension * VECTOR.itemsize
+        if len(data) == counts.get(page, 0) * dimension * VECTOR.itemsize
     }
     if not fitting:
         return None

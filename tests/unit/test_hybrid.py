@@ -13,12 +13,15 @@ from structlog.testing import capture_logs
 
 from actors.deadline import Deadline
 from actors.errors import DeadlineExceeded, GatherumError, InvalidInput, Unavailable
-from actors.messages import Fitted, Found, PublishedDocument, Query
+from actors.messages import SERVING, Fitted, Found, PublishedDocument, Query
 from actors.retrieval import Retriever
 from actors.search import encoder as encoders
+from actors.search import (
+    models,
+    shelf,  # noqa: F401 - loaded here, where reading files blocks nobody
+)
 from actors.search import queries as module
-from actors.search import shelf  # noqa: F401 - loaded here, where reading files blocks nobody
-from config.settings import load
+from config.settings import EncoderSettings, load
 
 DEFAULTS = load(environ={})
 
@@ -146,7 +149,157 @@ async def test_an_encoder_that_fails_gives_way_to_the_fast_one(encoder: FakeEnco
     encoder.down = Unavailable("The endpoint is away.")
     async with running(*library(encoder), fast=encoder.fast()) as retriever:
         found = await only(retriever, Query("moon"))
-    assert (found.encoder, found.degraded, best(found)) == ("fast", "", "d1")
+    assert (found.encoder, best(found)) == ("fast", "d1")
+    assert found.degraded == "The vector of the question is only approximate: The endpoint is away."
+
+
+async def test_health_tells_that_the_encoder_is_away(encoder: FakeEncoder) -> None:
+    async with running(*library(encoder)) as retriever:
+        encoder.trouble = "The endpoint is away."
+        assert (await retriever.health(deadline=soon())).detail["trouble"] == {"vectors": "The endpoint is away."}
+        encoder.trouble = ""
+        assert (await retriever.health(deadline=soon())).detail["trouble"] == {}
+
+
+# --- another encoder ---
+
+
+class TwoEncoders:
+    """An encoder that serves and one that takes its place; the settings tell them apart by their path."""
+
+    def __init__(self) -> None:
+        self.old, self.new = FakeEncoder(), FakeEncoder()
+        self.new.identity = "fake@2"
+        self.gone: set[str] = set()
+
+    def settings(self, path: str) -> EncoderSettings:
+        return DEFAULTS.encoder.model_copy(update={"kind": "folder", "path": path})
+
+    def serving(self, path: str) -> Fitted:
+        content = self.settings(path).model_dump_json().encode()
+        return Fitted(SERVING, {"/old": "fake@1", "/new": "fake@2"}[path], 0, content)
+
+    def local(self, settings: EncoderSettings, *, threads: int) -> FakeEncoder:
+        if settings.path in self.gone:
+            raise Unavailable("The folder is gone.")
+        return {"/old": self.old, "/new": self.new}[settings.path]
+
+    def identity(self, settings: EncoderSettings) -> str:
+        return self.local(settings, threads=1).identity
+
+
+@pytest.fixture
+def two(monkeypatch: pytest.MonkeyPatch) -> TwoEncoders:
+    both = TwoEncoders()
+    monkeypatch.setattr(encoders, "local", both.local)
+    monkeypatch.setattr(models, "identity", both.identity)
+    return both
+
+
+@asynccontextmanager
+async def following(database: FakePublishing, encoder: EncoderSettings) -> AsyncIterator[Retriever]:
+    settings = DEFAULTS.retrieval.model_copy(update={"writer_memory_mb": 15})
+    retriever = Retriever(settings, encoder, database)  # type: ignore[arg-type]
+    await retriever.start()
+    try:
+        yield retriever
+    finally:
+        await retriever.stop()
+
+
+async def test_the_encoder_before_serves_until_the_store_says_otherwise(two: TwoEncoders) -> None:
+    database = FakePublishing(*library(two.old))
+    await database.keep(two.serving("/old"))
+    async with following(database, two.settings("/new")) as retriever:
+        assert best(await only(retriever, Query("satellite"))) == "d1"
+        assert (two.old.encoded, two.new.encoded) == ([["satellite"]], [])
+        # All are embedded anew; the one before is asked all the while.
+        for document in library(two.new):
+            database.documents[document.document_id] = document
+        before = retriever._built
+        await retriever.caught_up(await database.keep(two.serving("/new")), deadline=soon())
+        while retriever._built is before:
+            assert best(await only(retriever, Query("satellite"))) == "d1"
+            await database.publish(published("d4", "The oven.", encoder=two.new))
+            await retriever.caught_up(len(database.log), deadline=soon())
+        two.old.encoded.clear()
+        assert best(await only(retriever, Query("satellite"))) == "d1"
+        assert (two.old.encoded, two.new.encoded) == ([], [["satellite"]])
+        assert best(await only(retriever, Query("bread oven", mode="dense"))) in {"d2", "d4"}
+        detail = (await retriever.health(deadline=soon())).detail
+        assert (detail["encoder"], detail["vectors"], detail["trouble"]) == ("fake@2", 4, {})
+
+
+async def test_an_encoder_before_that_is_gone_leaves_the_words_and_says_so(two: TwoEncoders) -> None:
+    database = FakePublishing(*library(two.old))
+    await database.keep(two.serving("/old"))
+    two.gone.add("/old")
+    async with following(database, two.settings("/new")) as retriever:
+        found = await only(retriever, Query("haze"))
+        assert best(found) == "d1"
+        assert found.degraded == "Passages were found by their words alone: The folder is gone."
+        assert "gone" in (await retriever.health(deadline=soon())).detail["trouble"]["vectors"]
+        for document in library(two.new):
+            database.documents[document.document_id] = document
+        await retriever.caught_up(await database.keep(two.serving("/new")), deadline=soon())
+        while retriever._built.queries is None:
+            await retriever.caught_up(await database.create("more"), deadline=soon())
+        assert best(await only(retriever, Query("satellite"))) == "d1"
+        assert (await retriever.health(deadline=soon())).detail["trouble"] == {}
+
+
+async def test_what_has_taken_the_place_of_an_encoder_does_not_pass_for_it(two: TwoEncoders) -> None:
+    database = FakePublishing(*library(two.old))
+    await database.keep(two.serving("/old"))
+    two.old.identity = "fake@3"
+    async with following(database, two.settings("/old")) as retriever:
+        found = await only(retriever, Query("haze"))
+        assert "fake@1, which made the vectors, is no longer there, but fake@3" in found.degraded
+
+
+async def test_an_encoder_that_serves_and_cannot_be_loaded_leaves_the_one_before(two: TwoEncoders) -> None:
+    database = FakePublishing(*library(two.old))
+    await database.keep(two.serving("/old"))
+    async with following(database, two.settings("/old")) as retriever:
+        assert best(await only(retriever, Query("satellite"))) == "d1"
+        two.gone.add("/new")
+        await retriever.caught_up(await database.keep(two.serving("/new")), deadline=soon())
+        assert best(await only(retriever, Query("satellite"))) == "d1"
+        assert (await retriever.health(deadline=soon())).detail["trouble"] == {"vectors": "The folder is gone."}
+
+
+async def test_taking_up_vectors_waits_out_the_database(two: TwoEncoders, monkeypatch: pytest.MonkeyPatch) -> None:
+    database = FakePublishing(*library(two.old))
+    await database.keep(two.serving("/old"))
+    asked = database.vectors_of
+    failures = [Unavailable("The store is away."), ValueError("a defect")]
+
+    async def failing(*args: Any, **kwargs: Any) -> Any:
+        if failures:
+            raise failures.pop(0)
+        return await asked(*args, **kwargs)
+
+    monkeypatch.setattr(database, "vectors_of", failing)
+    settings = DEFAULTS.retrieval.model_copy(update={"writer_memory_mb": 15})
+    pauses: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+
+    retriever = Retriever(settings, two.settings("/old"), database, sleep=sleep)  # type: ignore[arg-type]
+    await retriever.start()
+    assert best(await only(retriever, Query("satellite"))) == "d1"
+    for document in library(two.new):
+        database.documents[document.document_id] = document
+    before = retriever._built
+    with capture_logs() as lines:
+        await retriever.caught_up(await database.keep(two.serving("/new")), deadline=soon())
+        while retriever._built is before:
+            await retriever.caught_up(await database.create("more"), deadline=soon())
+    assert best(await only(retriever, Query("satellite"))) == "d1"
+    assert [line["event"] for line in lines if line["log_level"] == "error"] == ["encoder_not_taken"]
+    assert (failures, len(pauses)) == ([], 1)
+    await retriever.stop()
 
 
 async def test_an_encoder_that_takes_too_long_costs_the_query_its_time(encoder: FakeEncoder) -> None:

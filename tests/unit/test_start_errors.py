@@ -10,8 +10,10 @@ from ray.exceptions import RayActorError
 
 from actors import cluster
 from actors.cluster import _reason
-from actors.errors import ReadingFailed
+from actors.errors import InvalidInput, ReadingFailed
 from actors.reading import tasks
+from actors.search import models
+from actors.search.wordpieces import default
 from config.settings import load
 from serve import system
 
@@ -64,3 +66,27 @@ def test_a_missing_language_pack_is_found_before_ray_is_started(
     # Another cluster has its own Tesseract.
     with pytest.raises(RayStarted):
         system.up(settings, address="there:6379")
+
+
+def test_a_folder_that_is_no_encoder_is_found_before_ray_is_started(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def start(*_: Any, **__: Any) -> None:
+        raise RayStarted
+
+    monkeypatch.setattr(tasks, "check_ocr", lambda languages: None)
+    monkeypatch.setattr(cluster, "start", start)
+    monkeypatch.setattr(system, "flags", lambda folder: {})
+    folder = tmp_path / "model"
+    given = {"data_dir": tmp_path, "api.port": 0, "encoder.kind": "folder", "encoder.path": str(folder)}
+    with pytest.raises(InvalidInput, match=r"encoder\.path \(.*model\): .*must hold model\.onnx"):
+        system.up(load(given, environ={}))
+    # Another hash is no reason not to start: searches go by words then.
+    folder.mkdir()
+    (folder / "model.onnx").symlink_to(models.MINILM.path)
+    default()._tokenizer.save(str(folder / "tokenizer.json"))
+    with pytest.raises(RayStarted):
+        system.up(load({**given, "encoder.sha256": "0" * 64}, environ={}))
+    (folder / "tokenizer.json").write_text("{}")
+    with pytest.raises(InvalidInput, match=r"tokenizer\.json .* is no tokenizer"):
+        system.up(load(given, environ={}))

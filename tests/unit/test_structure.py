@@ -271,6 +271,7 @@ def test_a_survey_finds_heads_and_sections(path: str) -> None:
             page.insert_text((50, 300), f"What stands on this page is told {'again ' * number}.")
             page.insert_text((280, 820), str(number))
         document.set_toc([[1, "Titan", 2], [1, "Rhea", 4], [2, "Ice", 4]])
+        document.set_metadata({"title": " Moons\n of Saturn "})
         document.save(path)
     with pages.opened(path) as document:
         found = survey(document, 30.0)
@@ -280,6 +281,7 @@ def test_a_survey_finds_heads_and_sections(path: str) -> None:
     assert part.text == "What stands on this page is told again again again ."
     assert "The Moons of Saturn" in page.text
     assert part.heading == "Titan"
+    assert found.title == "Moons of Saturn"
     assert Survey().heading(3) == ""
 
 
