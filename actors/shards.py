@@ -200,10 +200,10 @@ class _Search:
     ) -> dict[ChunkName, Excerpt]:
         """What is shown of the best chunks, from the shards that named them."""
         wanted: dict[int, list[list[ChunkName]]] = {number: [] for number in parts}
-        for place in asked:
+        for at, place in enumerate(asked):
             named = {hit.chunk for hit in ranked[place]}
             for number in parts:
-                part = parts[number][asked.index(place)]
+                part = parts[number][at]
                 own = [] if isinstance(part, GatherumError) else [name for name in part.chunks if name in named]
                 wanted[number].append(own)
         calls = {
