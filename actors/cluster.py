@@ -10,10 +10,10 @@ import asyncio
 import contextlib
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import ray
 from ray import _raylet
@@ -29,8 +29,10 @@ from actors.messages import Health
 from actors.node import TOKEN, Node, Running, ensure_token, start_node, stop_node
 from actors.orchestrator import Orchestrator
 from actors.pdf import Pdf
-from actors.pool import NAMESPACE, on_each, pool_of, replica_name
+from actors.pool import NAMESPACE, Pool, on_each, pool_of, replica_name
 from actors.retrieval import Retriever
+from actors.search.placement import WHOLE, Shard
+from actors.shards import Shards
 from actors.store.blobs import open_blobs
 from config import logs
 from config.settings import LogSettings, Settings
@@ -60,7 +62,7 @@ class Roles:
 
         return cls(
             database=pool_of(Database, replicas(1)),
-            retrieval=pool_of(Retriever, replicas(settings.retrieval.replicas)),
+            retrieval=_retrieval([replicas(settings.retrieval.replicas)] * settings.retrieval.shards),
             entities=pool_of(Entities, replicas(settings.entities.replicas)),
             pdf=pool_of(Pdf, replicas(settings.pdf.replicas)),
             ingest=pool_of(Ingest, replicas(1)),
@@ -76,12 +78,15 @@ class Roles:
             if entry["namespace"] == NAMESPACE and dash and index.isdecimal():
                 found.setdefault(role, []).append(int(index))
 
-        def indexes(role: type[Any]) -> tuple[int, ...]:
-            return tuple(sorted(found.get(role.ROLE, [0])))
+        def indexes(role: type[Any], shard: str = "") -> tuple[int, ...]:
+            return tuple(sorted(found.get(f"{role.ROLE}{shard}", [0])))
+
+        shards = [int(name.rpartition(".")[2]) for name in found if name.startswith(f"{Retriever.ROLE}.")]
+        divided = [f".{number}" for number in range(max(shards) + 1)] if shards else [""]
 
         return cls(
             database=pool_of(Database, indexes(Database)),
-            retrieval=pool_of(Retriever, indexes(Retriever)),
+            retrieval=_retrieval([indexes(Retriever, shard) for shard in divided]),
             entities=pool_of(Entities, indexes(Entities)),
             pdf=pool_of(Pdf, indexes(Pdf)),
             ingest=pool_of(Ingest, indexes(Ingest)),
@@ -90,6 +95,14 @@ class Roles:
 
     def __iter__(self) -> Iterator[Any]:
         return iter((self.database, self.retrieval, self.entities, self.pdf, self.ingest, self.orchestrator))
+
+
+def _retrieval(shards: Sequence[tuple[int, ...]]) -> Retriever:
+    """The pool of the retrieval role, by the indexes of the replicas of each shard."""
+    if len(shards) == 1:
+        return pool_of(Retriever, shards[0])
+    pools = [pool_of(Retriever, indexes, shard=number) for number, indexes in enumerate(shards)]
+    return cast("Retriever", Shards(cast("list[Pool]", pools)))
 
 
 # --- actors ---------------------------------------------------------------------------------------------------------
@@ -106,13 +119,21 @@ def create_roles(settings: Settings) -> list[tuple[str, ActorHandle[Any]]]:
     database: tuple[Any, ...] = (settings.database, settings.sources, settings.blobs)
     files = open_blobs(settings.blobs, settings.data_dir)
     places = {"url": settings.database_url, "blobs": files}
+    shards = settings.retrieval.shards
     wanted: list[tuple[type[Any], int, tuple[Any, ...], dict[str, Any]]] = [
         (Database, 1, database, {**places, "max_attempts": settings.ingest.max_attempts}),
-        (
-            Retriever,
-            settings.retrieval.replicas,
-            (settings.retrieval, settings.encoder, roles.database),
-            {"folder": settings.data_dir / "indexes", "egress": settings.egress},
+        *(
+            (
+                Retriever,
+                settings.retrieval.replicas,
+                (settings.retrieval, settings.encoder, roles.database),
+                {
+                    "folder": settings.data_dir / "indexes",
+                    "egress": settings.egress,
+                    "shard": Shard(number, shards),
+                },
+            )
+            for number in range(shards)
         ),
         (Entities, settings.entities.replicas, (settings.entities, roles.database), {}),
         (
@@ -137,11 +158,12 @@ def create_roles(settings: Settings) -> list[tuple[str, ActorHandle[Any]]]:
     started = []
     for role, replicas, args, kwargs in wanted:
         hosted = _hosted(role)
+        shard = kwargs.get("shard", WHOLE)
         for index in range(replicas):
             handle = (
                 ray.remote(hosted)
                 .options(
-                    name=replica_name(role.ROLE, index),
+                    name=replica_name(role.ROLE, index, shard=shard.number if shard.of > 1 else None),
                     namespace=NAMESPACE,
                     lifetime="detached",
                     get_if_exists=True,

@@ -49,6 +49,7 @@ from actors.messages import (
     Upload,
 )
 from actors.reading import PIPELINE
+from actors.search.placement import WHOLE, Shard
 from actors.sql.sources import Sources
 from actors.store import (
     changes,
@@ -539,7 +540,7 @@ class Database:
         return await self._read(changes.last, deadline, "reading the change log")
 
     async def published(
-        self, after: str | None, limit: int, *, encoder: str = "", deadline: Deadline
+        self, after: str | None, limit: int, *, encoder: str = "", shard: Shard = WHOLE, deadline: Deadline
     ) -> list[PublishedDocument]:
         """Up to `limit` published documents past the id `after`, with their chunks; fewer than `limit` at the end.
 
@@ -549,9 +550,10 @@ class Database:
             after: None to begin.
             limit: at least 1.
             encoder: identity of the one whose vectors are wanted; empty for none.
+            shard: whose documents are wanted.
             deadline: of the call.
         """
-        work = partial(reading_rows.published, after=after, limit=_limit(limit), encoder=encoder)
+        work = partial(reading_rows.published, after=after, limit=_limit(limit), encoder=encoder, shard=shard)
         rows = await self._read(work, deadline, "reading documents")
         return await asyncio.to_thread(reading_rows.unpack_documents, rows, encoder)
 

@@ -482,11 +482,13 @@ class Found:
         passages: best first.
         encoder: what made the vector of the query; None where it was searched for by its words alone.
         degraded: what was done in a poorer way than was asked for, and why; empty for nothing.
+        partial: a shard's documents are missing, and `degraded` says which; what is here is still right.
     """
 
     passages: tuple[Passage, ...] = ()
     encoder: Literal["exact", "fast"] | None = None
     degraded: str = ""
+    partial: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -594,7 +596,7 @@ class Answer:
     Attributes:
         text: the sentences joined, or a plain statement that nothing was found.
         mode: `extractive`.
-        partial: a branch failed or was late; what is here is still right.
+        partial: a branch failed or was late, or a part of the documents was away; what is here is still right.
         degraded: what was done in a cheaper or poorer way, and why.
         encoder: what made the question's vector; None where passages were found by words alone, or not at all.
     """

@@ -51,9 +51,9 @@ R = TypeVar("R")
 T = TypeVar("T")
 
 
-def replica_name(role: str, index: int) -> str:
-    """Name of a replica's actor in the namespace."""
-    return f"{role}-{index}"
+def replica_name(role: str, index: int, *, shard: int | None = None) -> str:
+    """Name of a replica's actor in the namespace: `retrieval-0`, or `retrieval.1-0` for one of shard 1."""
+    return f"{role}-{index}" if shard is None else f"{role}.{shard}-{index}"
 
 
 class _Replica:
@@ -72,22 +72,22 @@ class Pool:
         role: name of the role.
         idempotent: methods that may be repeated.
         streaming: methods that are async generators.
-        indexes: which replicas, by index.
+        names: of the replicas' actors.
     """
 
     def __init__(
-        self, role: str, idempotent: frozenset[str], streaming: frozenset[str], indexes: tuple[int, ...]
+        self, role: str, idempotent: frozenset[str], streaming: frozenset[str], names: tuple[str, ...]
     ) -> None:
         self._role = role
         self._idempotent = idempotent
         self._streaming = streaming
-        self._indexes = indexes
+        self._names = names
         self._work = WORK.get(role, f"the work of the {role} role")
-        self._replicas = [_Replica(replica_name(role, index)) for index in indexes]
+        self._replicas = [_Replica(name) for name in names]
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Calls in flight and handles belong to one process.
-        return (Pool, (self._role, self._idempotent, self._streaming, self._indexes))
+        return (Pool, (self._role, self._idempotent, self._streaming, self._names))
 
     def __getattr__(self, method: str) -> Any:
         if method.startswith("_"):
@@ -98,8 +98,8 @@ class Pool:
         self.__dict__[method] = bound
         return bound
 
-    def _alone(self, index: int) -> Pool:
-        return Pool(self._role, self._idempotent, self._streaming, (index,))
+    def _alone(self, name: str) -> Pool:
+        return Pool(self._role, self._idempotent, self._streaming, (name,))
 
     async def _call(self, method: str, *args: Any, deadline: Deadline, **kwargs: Any) -> Any:
         what = self._work
@@ -200,13 +200,25 @@ class Pool:
         return replica.handle
 
 
-def pool_of(role: type[R], indexes: tuple[int, ...]) -> R:
-    """The pool of a role's replicas, typed as the role."""
+def pool_of(role: type[R], indexes: tuple[int, ...], *, shard: int | None = None) -> R:
+    """The pool of a role's replicas, typed as the role.
+
+    Args:
+        role: its class.
+        indexes: which replicas.
+        shard: of which shard; None where there is only one.
+    """
     declared = cast("type[Role]", role)
     streaming = frozenset(
         name for name, member in vars(role).items() if hasattr(member, "__code__") and member.__code__.co_flags & 0x200
     )
-    return cast("R", Pool(declared.ROLE, declared.IDEMPOTENT, streaming, indexes))
+    names = tuple(replica_name(declared.ROLE, index, shard=shard) for index in indexes)
+    return cast("R", Pool(declared.ROLE, declared.IDEMPOTENT, streaming, names))
+
+
+def names_of(role: Any) -> tuple[str, ...]:
+    """The names of a role's replicas, in the order in which `on_each` goes through them."""
+    return role._names if isinstance(role, Pool) else (replica_name(role.ROLE, 0),)
 
 
 async def on_each(role: R, call: Callable[[R], Awaitable[T]]) -> list[T | GatherumError]:
@@ -216,7 +228,7 @@ async def on_each(role: R, call: Callable[[R], Awaitable[T]]) -> list[T | Gather
         role: a pool, or a plain object (then it is the only replica).
         call: given one replica, typed as the role.
     """
-    alone = [cast("R", role._alone(index)) for index in role._indexes] if isinstance(role, Pool) else [role]
+    alone = [cast("R", role._alone(name)) for name in role._names] if isinstance(role, Pool) else [role]
 
     async def one(replica: R) -> T | GatherumError:
         try:

@@ -2,7 +2,8 @@
 
 Truth lives in the database. A replica fills its indexes from the published documents when it starts, then follows the
 change log for ever, through outages of the database as well; it can be killed at any time and be built again from rows,
-or from a snapshot on its disk, which is quicker.
+or from a snapshot on its disk, which is quicker. Where the documents are divided into shards it holds those of one, and
+gives its part of each answer, which `shards.py` joins with the others'.
 Calls that come while it is being filled wait for it. Without its encoder it goes on by words alone, and says so.
 """
 
@@ -13,15 +14,18 @@ import os
 import random
 import socket
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from actors.deadline import Deadline
 from actors.errors import DeadlineExceeded, GatherumError, InvalidInput, Overloaded, Unavailable, UnknownCollection
 from actors.messages import SERVING, Change, Fitted, Found, Health, PublishedDocument, Query
+from actors.search.placement import WHOLE, Shard
 from config import logs
 from config.settings import EgressSettings, EncoderSettings, RetrievalSettings
 
@@ -34,9 +38,13 @@ if TYPE_CHECKING:
     from actors.search.encoder import Encoder
     from actors.search.fast import FastEncoder
     from actors.search.filters import Filter
-    from actors.search.queries import Encoded, QueryEncoder
+    from actors.search.parts import ChunkName, Coded, Excerpt, Part, Survey
+    from actors.search.queries import Encoded, How, QueryEncoder
     from actors.search.shelf import Shelf
     from actors.search.snapshots import Snapshot, Snapshots
+
+A = TypeVar("A")
+T = TypeVar("T")
 
 FILL_DOCUMENTS = 32
 """Documents asked for at once while filling; with their words they can be large."""
@@ -109,12 +117,18 @@ class Retriever:
         database: the store.
         egress: what the address of an encoder that is an endpoint must be allowed by; None for what is public.
         folder: for snapshots, of all replicas on this machine; None for none.
+        shard: whose documents it holds.
         sleep: waits for so many seconds.
         clock: seconds from some moment on.
     """
 
     ROLE: ClassVar[str] = "retrieval"
-    IDEMPOTENT: ClassVar[frozenset[str]] = frozenset({"search_many", "caught_up", "chunks_of", "contents", "health"})
+    IDEMPOTENT: ClassVar[frozenset[str]] = frozenset(
+        {
+            *("search_many", "survey_many", "encode_many", "parts_many", "excerpts_of"),
+            *("caught_up", "chunks_of", "contents", "health"),
+        }
+    )
 
     def __init__(
         self,
@@ -124,6 +138,7 @@ class Retriever:
         *,
         egress: EgressSettings | None = None,
         folder: Path | None = None,
+        shard: Shard = WHOLE,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -131,7 +146,9 @@ class Retriever:
         self._encoder = encoder
         self._database = database
         self._egress = egress
-        self._folder = folder
+        # A place for each: a replica that found the snapshot of another shard would throw it away.
+        self._folder = folder / str(shard).replace(" ", "-") if folder and shard.of > 1 else folder
+        self._shard = shard
         self._sleep = sleep
         self._clock = clock
         self._languages = _languages(settings)
@@ -193,6 +210,7 @@ class Retriever:
             node=socket.gethostname(),
             detail={
                 "change": self._change,
+                **({"shard": str(self._shard)} if self._shard.of > 1 else {}),
                 **self._size(),
                 "collections": len(self._collections),
                 "outage": self._outage,
@@ -215,21 +233,66 @@ class Retriever:
             Overloaded: too many batches wait already.
             DeadlineExceeded: the searches did not get their turn in time.
         """
-        if self._waiting >= WAITING_BATCHES:
-            raise Overloaded(f"{WAITING_BATCHES} batches of searches wait already. Try again later.")
-        self._waiting += 1
-        try:
+        with self._turn():
             index = await self._when_filled(deadline)
             refused = await self._refusals(queries, deadline)
             accepted = [query for query, refusal in zip(queries, refused, strict=True) if refusal is None]
             encoded = await index.queries.begin(accepted, deadline=deadline) if index.queries else None
-            work = asyncio.get_running_loop().run_in_executor(
-                self._searching, self._search, index, accepted, encoded, deadline
-            )
-            found = iter(await deadline.run(work, "Searching"))
-        finally:
-            self._waiting -= 1
+            found = iter(await self._beside(deadline, self._search, index, accepted, encoded, deadline))
         return [next(found) if refusal is None else refusal for refusal in refused]
+
+    # --- as one shard of several: see `actors/shards.py` ---
+
+    async def survey_many(self, queries: list[Query], *, deadline: Deadline) -> list[Survey | GatherumError]:
+        """What the other shards must know of this one before they answer; per query, or why it cannot be answered.
+
+        Raises: as `search_many`.
+        """
+        with self._turn():
+            index = await self._when_filled(deadline)
+            refused = await self._refusals(queries, deadline)
+            accepted = [query for query, refusal in zip(queries, refused, strict=True) if refusal is None]
+            work = partial(_each, index.shelf.survey, accepted)
+            surveys = iter(await self._beside(deadline, work))
+        return [next(surveys) if refusal is None else refusal for refusal in refused]
+
+    async def encode_many(self, queries: list[Query], *, deadline: Deadline) -> Coded:
+        """The vectors of queries, for all shards.
+
+        Raises: as `search_many`.
+        """
+        with self._turn():
+            index = await self._when_filled(deadline)
+            encoded = await index.queries.begin(queries, deadline=deadline) if index.queries else None
+            return await self._beside(deadline, self._coded, index, queries, encoded)
+
+    async def parts_many(
+        self, queries: list[Query], surveys: list[Survey], coded: Coded, *, deadline: Deadline
+    ) -> list[Part | GatherumError]:
+        """This shard's part of the answers.
+
+        Args:
+            queries: that `survey_many` gave surveys for.
+            surveys: those of all shards, added up; filters have been checked against them.
+            coded: the vectors, from any shard.
+            deadline: of the call.
+
+        Raises: as `search_many`.
+        """
+        with self._turn():
+            index = await self._when_filled(deadline)
+            return await self._beside(deadline, self._parts, index, queries, surveys, coded, deadline)
+
+    async def excerpts_of(
+        self, chunks: list[list[ChunkName]], *, deadline: Deadline
+    ) -> list[list[Excerpt | None] | GatherumError]:
+        """What is shown of chunks, for each query some; None for one that has gone meanwhile.
+
+        Raises: as `search_many`.
+        """
+        with self._turn():
+            index = await self._when_filled(deadline)
+            return await self._beside(deadline, partial(_each, index.shelf.excerpts, chunks))
 
     async def caught_up(self, change: int, *, deadline: Deadline) -> None:
         """Wait until the indexes have followed the change log to a number.
@@ -253,6 +316,21 @@ class Retriever:
         return await asyncio.to_thread(index.shelf.contents, after, limit)
 
     # --- searching ---
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        if self._waiting >= WAITING_BATCHES:
+            raise Overloaded(f"{WAITING_BATCHES} batches of searches wait already. Try again later.")
+        self._waiting += 1
+        try:
+            yield
+        finally:
+            self._waiting -= 1
+
+    async def _beside(self, deadline: Deadline, work: Callable[..., T], *args: object) -> T:
+        """Do work in the searching thread."""
+        turn = asyncio.get_running_loop().run_in_executor(self._searching, work, *args)
+        return await deadline.run(turn, "Searching")
 
     async def _when_filled(self, deadline: Deadline) -> _Index:
         if not self._filled:
@@ -305,7 +383,7 @@ class Retriever:
         # Work that waited here until nobody wants it any more would make the next wait longer still.
         deadline.check("the search")
         settings = self._settings
-        weights = {"exact": settings.dense_weight, "fast": settings.fast_weight, None: settings.dense_weight}
+        weights = self._weights()
         hows = encoded.hows if encoded else [None] * len(queries)
         if index.queries and encoded:
             index.queries.finish(queries, encoded)
@@ -330,9 +408,40 @@ class Retriever:
                 found.append(passages)
                 continue
             why = encoded.trouble[place] if encoded else index.trouble if query.mode != "lexical" else ""
-            degraded = f"{APPROXIMATE if hows[place] else WORDS_ALONE}: {why}" if why else ""
-            found.append(Found(tuple(passages), hows[place], degraded))
+            found.append(Found(tuple(passages), hows[place], degraded_by(hows[place], why)))
         return found
+
+    def _weights(self) -> dict[How | None, float]:
+        """Of a query's vector in the fusion, by what made it."""
+        settings = self._settings
+        return {"exact": settings.dense_weight, "fast": settings.fast_weight, None: settings.dense_weight}
+
+    def _coded(self, index: _Index, queries: Sequence[Query], encoded: Encoded | None) -> Coded:
+        """Runs in the searching thread."""
+        from actors.search.parts import Coded
+
+        if index.queries and encoded:
+            index.queries.finish(queries, encoded)
+            hows, trouble = tuple(encoded.hows), tuple(encoded.trouble)
+        else:
+            hows = (None,) * len(queries)
+            trouble = tuple(index.trouble if query.mode != "lexical" else "" for query in queries)
+        weights = self._weights()
+        own = self._settings.lexical_weight
+        return Coded(encoded.vectors if encoded else None, hows, trouble, tuple((own, weights[how]) for how in hows))
+
+    def _parts(
+        self, index: _Index, queries: Sequence[Query], surveys: Sequence[Survey], coded: Coded, deadline: Deadline
+    ) -> list[Part | GatherumError]:
+        """Runs in the searching thread."""
+        from actors.search.shelf import Wanted
+
+        deadline.check("the search")
+        wanted = [
+            Wanted(query, _parsed(query), statistics=survey.statistics)
+            for query, survey in zip(queries, surveys, strict=True)
+        ]
+        return list(index.shelf.parts(wanted, coded.vectors))
 
     # --- following ---
 
@@ -553,7 +662,15 @@ class Retriever:
     def _fingerprint(self, encoder: str) -> dict[str, Any]:
         """What the indexes depend on besides the rows of the store."""
         languages = {"": self._settings.language, **self._languages}
-        return {"encoder": encoder, "languages": languages}
+        shard = (self._shard.number, self._shard.of)
+        return {"encoder": encoder, "languages": languages, "shard": list(shard), "counted": self._counted}
+
+    @property
+    def _counted(self) -> bool:
+        """Whether the words of each chunk are counted; tantivy's own constants need no counts."""
+        from actors.search.bm25 import K1, B
+
+        return self._shard.of > 1 or (self._settings.k1, self._settings.b) != (K1, B)
 
     def _shelf(self, encoder: Encoder | None, snapshot: Snapshot | None = None) -> Shelf:
         from actors.search.dense import DenseIndex
@@ -574,6 +691,9 @@ class Retriever:
             "dense": dense,
             "languages": tuple(dict.fromkeys([settings.language, *self._languages.values()])),
             "folder": self._snapshots.work() if self._snapshots else None,
+            "k1": settings.k1,
+            "b": settings.b,
+            "shared": self._shard.of > 1,
         }
         return Shelf.load(snapshot.folder, snapshot.account, **options) if snapshot else Shelf(**options)
 
@@ -607,7 +727,11 @@ class Retriever:
 
     async def _fill(self, start: int) -> None:
         documents = await self._database.published(
-            self._filled_to, FILL_DOCUMENTS, encoder=self._identity, deadline=Deadline.after(CALL_S)
+            self._filled_to,
+            FILL_DOCUMENTS,
+            encoder=self._identity,
+            shard=self._shard,
+            deadline=Deadline.after(CALL_S),
         )
         if documents:
             await self._write(self._put_all, documents)
@@ -623,7 +747,11 @@ class Retriever:
 
     async def _apply(self, changes: Sequence[Change]) -> None:
         # The last word on a document is all that counts.
-        latest = {change.document_id: change for change in changes if change.kind in ("publish", "delete")}
+        latest = {
+            change.document_id: change
+            for change in changes
+            if change.kind in ("publish", "delete") and self._shard.holds(change.document_id)
+        }
         for document_id, change in latest.items():
             document = None
             if change.kind == "publish":
@@ -695,6 +823,15 @@ class Retriever:
         if self._outage is not None:
             self._log.info("index_follows_again", change=self._change)
             self._outage = None
+
+
+def degraded_by(how: How | None, why: str) -> str:
+    """What a question lacks whose vector was made in that way, for that reason; empty without a reason."""
+    return f"{APPROXIMATE if how else WORDS_ALONE}: {why}" if why else ""
+
+
+def _each(work: Callable[[A], T], items: Sequence[A]) -> list[T | GatherumError]:
+    return [work(item) for item in items]
 
 
 def _languages(settings: RetrievalSettings) -> dict[str, str]:

@@ -101,7 +101,13 @@ def _language(name: str) -> str:
 class RetrievalSettings(Section):
     """`actors/retrieval.py`."""
 
-    replicas: int = Field(ge=1, description="Processes, each with a whole index.")
+    replicas: int = Field(ge=1, description="Processes for each shard, each with the whole of its index.")
+    shards: int = Field(
+        ge=1,
+        le=256,
+        description="Shares that the documents are divided into, each in processes of its own: 1 keeps all of them "
+        "together. All shards are asked for every question. Every index is built anew when it is changed.",
+    )
     writer_memory_mb: int = Field(ge=15, description="Memory of the index writer, MB.")
     poll_s: float = Field(gt=0, description="Longest wait for news from the store, s.")
     max_query_terms: int = Field(ge=1, description="Terms of a query that are looked up; the rest are ignored.")
@@ -109,6 +115,17 @@ class RetrievalSettings(Section):
     languages: tuple[str, ...] = Field(
         description="Collections in another language, each as `collection=language`. All documents are indexed anew "
         "when it is changed."
+    )
+    k1: float = Field(
+        ge=0,
+        le=10,
+        description="Of BM25: how much more a word counts that is often in a passage. With another than 1.2, what is "
+        "found by words is scored a second time.",
+    )
+    b: float = Field(
+        ge=0,
+        le=1,
+        description="Of BM25: how much less a word counts in a long passage. With another than 0.75, likewise.",
     )
     encoder: Literal["exact", "fast", "auto"] = Field(
         description="What makes the vectors of queries: the encoder itself; its fast imitation, once there is one; or "

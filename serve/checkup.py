@@ -17,7 +17,9 @@ from actors.deadline import Deadline
 from actors.errors import DeadlineExceeded, GatherumError
 from actors.messages import Finding
 from actors.node import Running
-from actors.pool import on_each, replica_name
+from actors.pool import names_of, on_each
+from actors.search.placement import Shard
+from actors.shards import shards_of
 from actors.store.blobs import open_blobs
 from actors.store.doctor import CHECKS
 from config.settings import Settings
@@ -122,16 +124,16 @@ async def _examine_store(database: Database, checkup: Checkup, *, deep: bool, re
 
 
 async def _compare_chunks(roles: Roles, checkup: Checkup) -> list[Finding]:
-    """Each replica's documents, and how many chunks of each, against the published ones."""
-    held = await _contents(roles.retrieval, "retrieval", "")
+    """Each replica's documents, and how many chunks of each, against the published ones of its shard."""
+    held = await _contents(roles.retrieval, "")
     # Read after the indexes: what is published meanwhile looks wrong, and is looked at again.
     stored = dict(await _all(lambda after: roles.database.sizes(after, PAGE, deadline=_soon()), "", _first))
     checkup.looked_at[INDEXES] = len(stored)
     suspects = {
         name: answer
         if isinstance(answer, GatherumError)
-        else sorted(dict.fromkeys(key for key, _ in dict(answer).items() ^ stored.items()))
-        for name, answer in held.items()
+        else sorted(dict.fromkeys(key for key, _ in dict(answer).items() ^ _of(shard, stored).items()))
+        for (name, answer), shard in zip(held.items(), shards_of(roles.retrieval), strict=True)
     }
     return [finding async for finding in _confirmed(roles, suspects)]
 
@@ -156,7 +158,12 @@ async def _counts(roles: Roles, index: int, document_id: str) -> tuple[int, int]
     has = counts[index]
     if isinstance(has, GatherumError):
         raise has
-    return has, len(document.chunks) if document is not None else 0
+    here = document is not None and shards_of(roles.retrieval)[index].holds(document_id)
+    return has, len(document.chunks) if document is not None and here else 0
+
+
+def _of(shard: Shard, stored: dict[str, int]) -> dict[str, int]:
+    return {document_id: chunks for document_id, chunks in stored.items() if shard.holds(document_id)}
 
 
 async def _compare_names(roles: Roles, checkup: Checkup) -> list[Finding]:
@@ -170,7 +177,7 @@ async def _compare_names(roles: Roles, checkup: Checkup) -> list[Finding]:
         return {name.entity_id for name in names}
 
     before = await stored_ids()
-    held = await _contents(roles.entities, "entities", 0)
+    held = await _contents(roles.entities, 0)
     after = await stored_ids()
     checkup.looked_at["names"] = len(after)
     findings = []
@@ -213,14 +220,14 @@ async def _caught_up(roles: Roles, change: int) -> None:
             raise DeadlineExceeded("An index does not follow the change log. `gatherum status` says more.")
 
 
-async def _contents(role: Any, name: str, first: Any) -> dict[str, Any]:
+async def _contents(role: Any, first: Any) -> dict[str, Any]:
     async def one(replica: Any) -> list[Any]:
         return await _all(
             lambda after: replica.contents(after, PAGE, deadline=_soon()), first, _first if first == "" else _itself
         )
 
     answers = await on_each(role, one)
-    return {replica_name(name, index): answer for index, answer in enumerate(answers)}
+    return dict(zip(names_of(role), answers, strict=True))
 
 
 async def _all(page: Callable[[Any], Awaitable[list[T]]], first: Any, key: Callable[[T], Any]) -> list[T]:

@@ -14,7 +14,7 @@ from typing import Final
 from actors.deadline import Deadline
 from actors.errors import DeadlineExceeded, GatherumError, NotFound
 from actors.messages import Removed
-from actors.pool import on_each, replica_name
+from actors.pool import names_of, on_each
 from serve.services import Roles
 
 BATCH: Final = 50
@@ -108,9 +108,9 @@ async def _held(
         on_each(roles.entities, lambda replica: replica.known(entity_ids, deadline=deadline)),
     )
     return {
-        replica_name(role, index): None if isinstance(answer, GatherumError) else answer
-        for role, answers in (("retrieval", chunks), ("entities", names))
-        for index, answer in enumerate(answers)
+        name: None if isinstance(answer, GatherumError) else answer
+        for role, answers in ((roles.retrieval, chunks), (roles.entities, names))
+        for name, answer in zip(names_of(role), answers, strict=True)
     }
 
 

@@ -24,6 +24,7 @@ from actors.reading.chunking import pack
 from actors.retrieval import Retriever
 from actors.search import judging
 from actors.search.judging import DEPTH, TOP, Judged, Text
+from actors.search.placement import Shard
 from actors.search.remote import RemoteEncoder
 from config.settings import EncoderSettings, Settings
 
@@ -92,7 +93,7 @@ class Published:
         return [COLLECTION]
 
     async def published(
-        self, after: str | None, limit: int, *, encoder: str, deadline: Deadline
+        self, after: str | None, limit: int, *, encoder: str, shard: Shard, deadline: Deadline
     ) -> list[PublishedDocument]:
         """Up to `limit` of them past an id."""
         start = 0 if after is None else _past(self._documents, after)

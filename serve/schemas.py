@@ -330,6 +330,7 @@ class PassagesView(BaseModel):
         description="What made the vector of the query; null where it was searched for by its words alone."
     )
     degraded: list[str] = Field(description="What was done in a poorer way than was asked for, and why.")
+    partial: bool = Field(description="Whether a part of the documents could not be searched; `degraded` says which.")
 
 
 class RowView(BaseModel):

@@ -27,6 +27,7 @@ from actors.reading.allowance import Allowance
 from actors.search import wordpieces
 from actors.search.encoder import Vectors, unit
 from actors.search.fast import FastEncoder
+from actors.search.placement import WHOLE, Shard
 
 
 def page_reading(
@@ -287,10 +288,10 @@ class FakePublishing:
         return await self._tell()
 
     async def published(
-        self, after: str | None, limit: int, *, encoder: str = "", deadline: Deadline
+        self, after: str | None, limit: int, *, encoder: str = "", shard: Shard = WHOLE, deadline: Deadline
     ) -> list[PublishedDocument]:
         self._called("published")
-        ids = sorted(name for name in self.documents if after is None or name > after)
+        ids = sorted(name for name in self.documents if (after is None or name > after) and shard.holds(name))
         return [self._of(name, encoder) for name in ids[:limit]]
 
     async def published_document(

@@ -125,7 +125,7 @@ def merge(
         rows=rows,
         entities=names,
         branches=branches,
-        partial=bool(failed),
+        partial=bool(failed) or found.partial,
         degraded=(
             *(f"{branch.name}: {branch.error}" for branch in failed),
             *((f"retrieval: {found.degraded}",) if found.degraded else ()),

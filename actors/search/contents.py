@@ -23,6 +23,8 @@ from actors.messages import Chunk, ChunkKind
 _HEAD: Final = struct.Struct("<qiiiBI")
 """Of a record: the document's number, page, start, end, kind, and bytes of the text; text and words follow."""
 
+_NUMBER_BYTES: Final = 8
+
 _KINDS: Final[tuple[ChunkKind, ...]] = ("text", "table")
 _READ: Final = 1 << 22
 
@@ -99,6 +101,11 @@ class Contents:
         text_end = _HEAD.size + length
         text = record[_HEAD.size : text_end].decode("utf-8", "surrogatepass")
         return Kept(document, page, start, end, text, record[text_end:], _KINDS[kind])
+
+    def document_of(self, entry: int) -> int:
+        """The number of a chunk's document."""
+        first = int(self._ends[entry - 1]) if entry else 0
+        return int.from_bytes(os.pread(self._fd, _NUMBER_BYTES, first), "little", signed=True)
 
     def close(self) -> None:
         """Close the file, which else is closed when nothing refers to this object any more."""

@@ -44,12 +44,13 @@ def encode_answer(answer: Answer) -> bytes:
 
 
 def encode_found(found: Found) -> bytes:
-    """The JSON form of a search's result: `{"passages": […], "encoder": "exact", "degraded": […]}`."""
+    """The JSON form of a result: `{"passages": […], "encoder": "exact", "degraded": […], "partial": false}`."""
     return orjson.dumps(
         {
             "passages": [_passage(passage) for passage in found.passages],
             "encoder": found.encoder,
             "degraded": [found.degraded] if found.degraded else [],
+            "partial": found.partial,
         }
     )
 

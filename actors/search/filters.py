@@ -144,6 +144,10 @@ class Attributes:
             InvalidInput: it names a field that no document has, or a value of another kind than the field's.
         """
         check(wanted, self.kinds())
+        return self.holding(wanted)
+
+    def holding(self, wanted: Filter) -> frozenset[int]:
+        """The same for a filter that was checked already, with shards against what the fields hold in all of them."""
         return frozenset(self._evaluate(wanted))
 
     def _evaluate(self, wanted: Filter) -> Set[int]:

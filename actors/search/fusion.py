@@ -12,11 +12,13 @@ import heapq
 import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from actors.search.encoder import Vectors
+if TYPE_CHECKING:
+    # Shards are merged where no encoder is: it would load the libraries of the indexes, 100 MB.
+    from actors.search.encoder import Vectors
 
 CLOSE: Final = 0.97
 """Cosine from which two passages are held against each other word for word. The cosine alone does not decide: of 401

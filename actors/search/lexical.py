@@ -3,28 +3,34 @@
 Only what ranks is kept here; texts, words and boxes stay with the caller under the same integer ids, because fetching
 ids from a fast field is cheaper than fetching stored documents (12,200 against 8,500 searches/s at 50 hits).
 
-One index serves all collections, and a search of some of them is filtered. With an index each, scores came from
-different statistics and did not compare. Three collections searched together (nDCG@10, cranfield / cacm / scifact):
-merged by rank 0.238 / 0.173 / 0.343, merged by score 0.338 / 0.259 / 0.705, one index 0.384 / 0.428 / 0.698.
+One index serves all collections, and a search of some of them is filtered; how rare a word is, is counted in these
+alone (`statistics`). So one collection costs nothing while it is empty, is gone with its last document, and knows
+nothing of the others. With an index each, scores came from different statistics and did not compare. Three collections
+searched together (nDCG@10, cranfield / cacm / scifact): merged by rank 0.238 / 0.173 / 0.343, merged by score 0.338 /
+0.259 / 0.705, one index 0.384 / 0.428 / 0.698.
 
 Of a query's text two things are syntax. The end of a word may be left open with an asterisk (`aero*`). And "words in
 quotes" are a phrase: if there is nothing else, it must stand so in what is found; beside other words it is preferred.
 People quote in questions without wanting to exclude: held to every phrase, cacm, where seven of 52 questions have
-quotes, fell from 0.486 to 0.420. tantivy fixes BM25's k1 at 1.2 and b at 0.75 and offers no way to set them; what
-others would give is in docs/benchmarks.md.
+quotes, fell from 0.486 to 0.420.
+
+tantivy fixes BM25's k1 at 1.2 and b at 0.75. With others, and where the documents are divided among shards, what it
+finds is scored again (`bm25.py`), for which each entry's words are counted.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from tantivy import Document, Index, Occur, Query, SchemaBuilder
 
+from actors.search.bm25 import K1, MAX_EXPANSIONS, B, Counts, Curve, Statistics, Term, idf
 from actors.search.language import language, well_formed
 
 TITLE_BOOST: Final = 0.2
@@ -37,17 +43,24 @@ HEADING_BOOST: Final = 0.2
 MAX_PHRASES: Final = 8
 """Phrases of a query that are looked up as such; the words of further ones are looked up like others."""
 
-MAX_EXPANSIONS: Final = 50
-"""Words that one open end stands for: the ones that come first in the alphabet."""
-
 SHORTEST_PREFIX: Final = 2
+
+SPARE: Final = 16
+"""Entries beyond those wanted that are scored again at first; if they do not suffice, twice as many, and so on."""
+
+MOST_SCORED: Final = 1_000
+"""Entries that are scored again at most, or four times as many as are wanted. Where more score alike, which of them are
+given is a matter of chance, as it is with equal scores."""
+
+REMEMBERED: Final = 100_000
+"""Frequencies of terms that are kept until the next commit."""
 
 _TERM_CHARS = 64
 """Characters of a query that are read per term wanted: what a term and its share of stop words takes, amply."""
 
 _PHRASE = re.compile(r"[\"“”]([^\"“”]+)[\"“”]")
 _OPEN = re.compile(r"(?<![^\W_])([^\W_]+)\*")
-_FIELDS: Final = ("title", "heading", "text")
+FIELDS: Final = ("title", "heading", "text")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +80,22 @@ class _Parsed:
     prefixes: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class _View:
+    """What a search sees: a commit, and what was found out about it.
+
+    Attributes:
+        searcher: of the commit.
+        holding: chunks of some collections that hold a term.
+        own: by field, the chunks that tantivy counts, which are more than there are while it has some that were
+            deleted, and the average length.
+    """
+
+    searcher: Any
+    holding: dict[tuple[tuple[str, ...], Term], int] = field(default_factory=dict)
+    own: dict[str, tuple[int, float]] = field(default_factory=dict)
+
+
 class LexicalIndex:
     """A BM25 index over (title, heading, text). See the module's docstring.
 
@@ -81,6 +110,10 @@ class LexicalIndex:
         heading_boost: added weight of a match in the heading.
         folder: where the index is; made if it is not there. None keeps it in memory.
         fields: of an index that is there, `fields` as it was when it was saved.
+        k1: of BM25.
+        b: likewise.
+        counts: where the words of each entry are counted, and were for those that are there; entries are then added in
+            order. None where k1 and b are tantivy's own and nobody else's statistics are searched by.
     """
 
     def __init__(
@@ -93,7 +126,14 @@ class LexicalIndex:
         heading_boost: float = HEADING_BOOST,
         folder: Path | None = None,
         fields: Sequence[Sequence[str]] = (),
+        k1: float = K1,
+        b: float = B,
+        counts: Counts | None = None,
     ) -> None:
+        if counts is None and (k1, b) != (K1, B):
+            raise ValueError("another k1 or b needs the counts of words")
+        self._k1, self._b = k1, b
+        self._counts = counts
         self._max_terms = max_query_terms
         self._boosts = {"title": title_boost, "heading": heading_boost, "text": 1.0}
         self._languages = {name: language(name) for name in languages}
@@ -103,7 +143,7 @@ class LexicalIndex:
         for name in ("document", "collection"):
             builder.add_text_field(name, tokenizer_name="raw", index_option="basic")
         for tongue in self._languages:
-            for name in _FIELDS:
+            for name in FIELDS:
                 option = "position" if name == "text" else "freq"
                 builder.add_text_field(_field(name, tongue), tokenizer_name=tongue, index_option=option)
         self._schema = builder.build()
@@ -115,13 +155,13 @@ class LexicalIndex:
             self._index.register_tokenizer(tongue, words.analyzer)
         # Commits are small and seconds apart; more threads would only take cores from the searches.
         self._writer = self._index.writer(writer_memory_mb * 1_000_000, num_threads=1)
-        self._searcher = self._index.searcher()
+        self._view = _View(self._index.searcher())
         # Fields that hold anything: the others would only cost time.
         self._used: set[tuple[str, str]] = {(name, tongue) for name, tongue in fields}
 
     def __len__(self) -> int:
         """Entries, as of the last commit."""
-        return int(self._searcher.num_docs)
+        return int(self._view.searcher.num_docs)
 
     def add(
         self,
@@ -141,16 +181,28 @@ class LexicalIndex:
         filled = {_field(name, tongue): part for name, part in content.items() if part}
         self._writer.add_document(Document(id=entry, document=document_id, collection=collection, **filled))
         self._used.update((name, tongue) for name, part in content.items() if part)
+        if self._counts is not None:
+            words = self._languages[tongue]
+            self._counts.add(entry, tongue, {name: words.stems(part) for name, part in content.items() if part})
 
-    def delete(self, document_id: str) -> None:
-        """Delete all entries of a document that were added before this call. They are gone after the next commit."""
+    def delete(self, document_id: str, entries: Iterable[int] = ()) -> None:
+        """Delete all entries of a document that were added before this call. They are gone after the next commit.
+
+        Args:
+            document_id: its id.
+            entries: these, which have to be told where words are counted.
+        """
         self._writer.delete_documents_by_term("document", document_id)
+        if self._counts is not None:
+            self._counts.remove(entries)
 
     def commit(self) -> None:
         """Make everything since the last commit visible at once."""
         self._writer.commit()
         self._index.reload()
-        self._searcher = self._index.searcher()
+        if self._counts is not None:
+            self._counts.commit()
+        self._view = _View(self._index.searcher())
 
     @property
     def fields(self) -> list[tuple[str, str]]:
@@ -183,6 +235,7 @@ class LexicalIndex:
         collections: Sequence[str] = (),
         documents: Iterable[str] | None = None,
         limit: int,
+        statistics: Statistics | None = None,
     ) -> list[tuple[int, float]]:
         """The best entries for a text.
 
@@ -191,31 +244,150 @@ class LexicalIndex:
             collections: names; empty means all.
             documents: ids of those that may be found; None means all.
             limit: entries wanted, at least 1.
+            statistics: what is scored by, as `statistics` gives it here and elsewhere; by default all that is here,
+                and then k1 and b are tantivy's.
 
         Returns:
             (entry, BM25 score), best first; ties in the order of adding.
         """
-        searcher = self._searcher
-        wanted = [(tongue, self._parse(text, tongue)) for tongue in self._tongues()]
-        rankings = [ranking for tongue, parsed in wanted for ranking in self._ranking(searcher, parsed, tongue)]
-        if not rankings or not searcher.num_docs:
-            return []
+        view = self._view
+        wanted = self._wanted(text)
         needs = self._needs(wanted, collections, documents)
-        query = Query.boolean_query([(Occur.Should, ranking) for ranking in rankings])
-        if needs:
-            query = Query.boolean_query([(Occur.Must, query), *((Occur.Must, need) for need in needs)])
-        return self._hits(searcher, query, limit)
+        if not view.searcher.num_docs:
+            return []
+        if statistics is not None:
+            return self._search_by(statistics, view, wanted, needs, limit)
+        rankings = [ranking for tongue, parsed in wanted for ranking in self._ranking(view.searcher, parsed, tongue)]
+        return self._hits(view.searcher, _held(rankings, needs), limit) if rankings else []
+
+    def statistics(self, text: str, *, collections: Sequence[str] = ()) -> Statistics:
+        """What a search for a text in some collections, or in all, is to be scored by.
+
+        Counted are the chunks that are there, not those that tantivy has not yet cleared away. It costs 30 us for a
+        term, and nothing until the next commit where it was asked for before.
+        """
+        view = self._view
+        named = tuple(sorted(set(collections)))
+        within = self._any_of("collection", named) if named else None
+        chunks = _count(view.searcher, [within]) if within else view.searcher.num_docs
+        opened: dict[Term, tuple[str, ...]] = {}
+        holding: dict[Term, int] = {}
+        for tongue, parsed in self._wanted(text):
+            opened.update(
+                ((name, prefix), tuple(self._open(view.searcher, name, prefix)))
+                for name in self._used_fields(tongue)
+                for prefix in parsed.prefixes
+            )
+            terms = dict.fromkeys(self._weights(parsed, tongue, lambda name, prefix: opened.get((name, prefix), ())))
+            for phrase in _spoken(parsed):
+                terms.update(dict.fromkeys((_field("text", tongue), stem) for stem in phrase))
+            for term in terms:
+                holding[term] = self._holding(view, term, named, within)
+        if self._counts is None:
+            return Statistics(chunks, holding, opened)
+        return Statistics(chunks, holding, opened, self._counts.total, dict(self._counts.words))
 
     def holding(self, text: str, *, limit: int) -> list[int] | None:
         """The entries that a query of phrases alone is held to, at most `limit`; None if it is of another kind."""
-        wanted = [(tongue, self._parse(text, tongue)) for tongue in self._tongues()]
+        wanted = self._wanted(text)
         if not any(parsed.only for _, parsed in wanted):
             return None
-        searcher = self._searcher
+        searcher = self._view.searcher
         if not searcher.num_docs:
             return []
         needs = [(Occur.Must, need) for need in self._needs(wanted, (), None)]
         return [entry for entry, _ in self._hits(searcher, Query.boolean_query(needs), limit)]
+
+    def _search_by(
+        self,
+        statistics: Statistics,
+        view: _View,
+        wanted: Sequence[tuple[str, _Parsed]],
+        needs: Sequence[Query],
+        limit: int,
+    ) -> list[tuple[int, float]]:
+        searcher = view.searcher
+        weights: dict[Term, float] = {}
+        phrases: list[tuple[str, list[str]]] = []
+        for tongue, parsed in wanted:
+            given = self._weights(parsed, tongue, lambda name, prefix: statistics.open.get((name, prefix), ()))
+            weights.update((term, weight) for term, weight in given.items() if searcher.doc_freq(*term))
+            phrases += [(_field("text", tongue), phrase) for phrase in _spoken(parsed)]
+        own = {name: self._own(view, name, stem) for name, stem in weights}
+        rarity = {term: weight * statistics.rarity(term) for term, weight in weights.items()}
+        rankings = [
+            Query.boost_query(
+                Query.term_query(self._schema, *term, "freq"),
+                rarity[term] / idf(searcher.doc_freq(*term), own[term[0]][0]),
+            )
+            for term in weights
+        ]
+        told = [self._told(statistics, view, name, phrase, needs, limit) for name, phrase in phrases if name in own]
+        rankings += [ranking for ranking, _ in told]
+        if not rankings:
+            return []
+        query = _held(rankings, needs)
+        if self._counts is None:
+            return self._hits(searcher, query, limit)
+        curves = {name: Curve(self._k1, self._b, statistics.average(name)) for name in own}
+        longest = self._counts.longest
+        most = max(curves[name].most(Curve(K1, B, average), longest) for name, (_, average) in own.items())
+        asked = limit + max(SPARE, limit // 4)
+        enough = max(MOST_SCORED, 4 * limit)
+        while True:
+            hits = self._hits(searcher, query, asked)
+            entries = [entry for entry, _ in hits]
+            scores = self._counts.scores(entries, rarity, curves)
+            for _, parts in told:
+                scores += [parts(entry, curves) for entry in entries]
+            order = sorted(zip(entries, scores.tolist(), strict=True), key=lambda hit: (-hit[1], hit[0]))[:limit]
+            # tantivy counts in floats of 32 bits.
+            beyond = hits[-1][1] * max(most, 1.0) * 1.0001 if len(hits) == asked else 0.0
+            if not beyond or order[-1][1] > beyond or asked >= enough:
+                return order
+            asked *= 2
+
+    def _told(
+        self, statistics: Statistics, view: _View, name: str, phrase: list[str], needs: Sequence[Query], limit: int
+    ) -> tuple[Query, Callable[[int, Mapping[str, Curve]], float]]:
+        """A phrase as a ranking by the given statistics, and its part in the score of an entry."""
+        chunks, average = self._own(view, name, phrase[0])
+        rarity = sum(statistics.rarity((name, stem)) for stem in phrase)
+        local = sum(idf(view.searcher.doc_freq(name, stem), chunks) for stem in phrase)
+        query = Query.phrase_query(self._schema, name, list[Any](phrase))
+        found: dict[int, float] = {}
+        if self._counts is not None:
+            found = dict(self._hits(view.searcher, _held([query], needs), max(MOST_SCORED, 4 * limit)))
+        # How often it occurs is told by its score alone.
+        times = Curve(K1, B, average)
+
+        def part(entry: int, curves: Mapping[str, Curve]) -> float:
+            if entry not in found or self._counts is None:
+                return 0.0
+            length = self._counts.length(entry, name)
+            return rarity * float(curves[name].part(times.frequency(found[entry] / local, length), length))
+
+        return Query.boost_query(query, rarity / local if local else 1.0), part
+
+    def _holding(self, view: _View, term: Term, named: tuple[str, ...], within: Query | None) -> int:
+        known = view.holding.get((named, term))
+        if known is None:
+            if len(view.holding) >= REMEMBERED:
+                view.holding.clear()
+            wanted = [Query.term_query(self._schema, *term, "basic"), *([within] if within else [])]
+            known = view.holding[named, term] = _count(view.searcher, wanted)
+        return known
+
+    def _own(self, view: _View, name: str, stem: str) -> tuple[int, float]:
+        """What tantivy scores a field by, which it says in explanations alone."""
+        if name not in view.own:
+            query = Query.term_query(self._schema, name, stem, "freq")
+            hits = view.searcher.search(query, 1, count=False).hits
+            if not hits:
+                return max(1, view.searcher.num_docs), 1.0
+            told = dict(_explained(json.loads(query.explain(view.searcher, hits[0][1]).to_json())))
+            view.own[name] = int(told["N"]), told["avgdl"]
+        return view.own[name]
 
     def _hits(self, searcher: Any, query: Query, limit: int) -> list[tuple[int, float]]:
         # tantivy reserves room for as many hits as it is asked for.
@@ -226,6 +398,9 @@ class LexicalIndex:
     def _tongues(self) -> list[str]:
         used = self._used.copy()
         return [tongue for tongue in self._languages if ("text", tongue) in used]
+
+    def _wanted(self, text: str) -> list[tuple[str, _Parsed]]:
+        return [(tongue, self._parse(text, tongue)) for tongue in self._tongues()]
 
     def _parse(self, text: str, tongue: str) -> _Parsed:
         words = self._languages[tongue]
@@ -246,21 +421,36 @@ class LexicalIndex:
         return _Parsed(terms, tuple(phrases), only, tuple(prefixes)[: self._max_terms])
 
     def _ranking(self, searcher: Any, parsed: _Parsed, tongue: str) -> Iterable[Query]:
-        yield from self._phrases([phrase for phrase in parsed.phrases if len(phrase) > 1], tongue)
-        used = self._used.copy()
-        for name in _FIELDS:
-            boost = self._boosts[name]
-            if boost <= 0 or (name, tongue) not in used:
-                continue
-            field = _field(name, tongue)
-            weights = {term: boost * count for term, count in parsed.terms.items()}
+        yield from self._phrases(_spoken(parsed), tongue)
+        weights = self._weights(parsed, tongue, lambda name, prefix: self._open(searcher, name, prefix))
+        for term, weight in weights.items():
+            query = Query.term_query(self._schema, *term, "freq")
+            yield query if weight == 1.0 else Query.boost_query(query, weight)
+
+    def _weights(self, parsed: _Parsed, tongue: str, opened: Callable[[str, str], Iterable[str]]) -> dict[Term, float]:
+        """What each term counts; `opened` gives those that an open end in a field stands for."""
+        weights: dict[Term, float] = {}
+        for name, boost in self._used_fields(tongue).items():
+            weights.update(((name, term), boost * count) for term, count in parsed.terms.items())
             for prefix in parsed.prefixes:
-                if len(prefix) >= SHORTEST_PREFIX:
-                    for term, _ in searcher.terms_with_prefix(field, prefix, limit=MAX_EXPANSIONS):
-                        weights.setdefault(term, boost)
-            for term, weight in weights.items():
-                query = Query.term_query(self._schema, field, term, "freq")
-                yield query if weight == 1.0 else Query.boost_query(query, weight)
+                for term in opened(name, prefix):
+                    weights.setdefault((name, term), boost)
+        return weights
+
+    def _used_fields(self, tongue: str) -> dict[str, float]:
+        """Fields that hold anything, with their boosts."""
+        used = self._used.copy()
+        return {
+            _field(name, tongue): self._boosts[name]
+            for name in FIELDS
+            if self._boosts[name] > 0 and (name, tongue) in used
+        }
+
+    @staticmethod
+    def _open(searcher: Any, name: str, prefix: str) -> Iterable[str]:
+        if len(prefix) < SHORTEST_PREFIX:
+            return ()
+        return (term for term, _ in searcher.terms_with_prefix(name, prefix, limit=MAX_EXPANSIONS))
 
     def _needs(
         self, wanted: Sequence[tuple[str, _Parsed]], collections: Sequence[str], documents: Iterable[str] | None
@@ -293,6 +483,28 @@ class LexicalIndex:
         # A union of few terms, not a term set: that one is three times slower.
         names = [Query.term_query(self._schema, field, value, "basic") for value in values]
         return Query.boolean_query([(Occur.Should, name) for name in names]) if names else Query.empty_query()
+
+
+def _spoken(parsed: _Parsed) -> list[list[str]]:
+    """The phrases of more than a word; one of a word is a term like others."""
+    return [phrase for phrase in parsed.phrases if len(phrase) > 1]
+
+
+def _held(rankings: Sequence[Query], needs: Sequence[Query]) -> Query:
+    """What is ranked by any of the one and fulfils all of the other."""
+    query = Query.boolean_query([(Occur.Should, ranking) for ranking in rankings])
+    return Query.boolean_query([(Occur.Must, query), *((Occur.Must, need) for need in needs)]) if needs else query
+
+
+def _count(searcher: Any, wanted: Sequence[Query]) -> int:
+    return int(searcher.search(Query.boolean_query([(Occur.Must, each) for each in wanted]), 1, count=True).count)
+
+
+def _explained(details: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """The figures of an explanation by their symbols."""
+    yield details["description"].partition(",")[0], details["value"]
+    for each in details.get("details", ()):
+        yield from _explained(each)
 
 
 def linked(folder: Path, other: Path) -> None:

@@ -8,10 +8,9 @@ a mix.
 from __future__ import annotations
 
 import copy
-import dataclasses
 import heapq
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,18 +19,21 @@ import orjson
 
 from actors.errors import InvalidInput
 from actors.messages import Passage, PublishedDocument, Query, Words
+from actors.search.bm25 import K1, B, Counts, Statistics
 from actors.search.contents import Contents
 from actors.search.dense import DenseIndex, Entries
 from actors.search.encoder import Vectors
 from actors.search.filters import Attributes, Filter
 from actors.search.fusion import Hit, distinct, fuse
-from actors.search.lexical import LexicalIndex, linked
+from actors.search.lexical import FIELDS, LexicalIndex, linked
+from actors.search.parts import ChunkName, Excerpt, Part, Survey
 
 CANDIDATES: Final = 70
 """Entries that each index gives for fusion, at least. Measured (nDCG@10, hybrid fast, 30 / 70 / 200): cranfield 0.411 /
 0.412 / 0.412, cacm 0.527 / 0.532 / 0.533, scifact 0.725 / 0.725 / 0.725."""
 
 LEXICAL, DENSE, CONTENTS, ENDS, DOCUMENTS = "lexical", "dense", "contents.bin", "ends.npy", "documents.json"
+COUNTS = "counts.npz"
 """Names in a folder, of a snapshot or of one at work."""
 
 SPARE: Final = 20
@@ -47,12 +49,15 @@ class Wanted:
         filter: what must hold for a document's metadata; None holds for all.
         lexical_weight: of the words in the fusion, more than 0.
         dense_weight: of the cosine there; less where the vector is not the encoder's own, and so less often right.
+        statistics: what words are scored by; None for those of the collections that are searched, as they are here.
+            Where they are given, that the filter makes sense was found out for all shards together.
     """
 
     query: Query
     filter: Filter | None = None
     lexical_weight: float = 1.0
     dense_weight: float = 1.0
+    statistics: Statistics | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +84,11 @@ class _Held:
 
 @dataclass(slots=True)
 class _Lists:
-    """What the indexes gave for a query: score by entry."""
+    """What the indexes gave for a query: score by entry, and which entries are the closest of all."""
 
     lexical: dict[int, float] = field(default_factory=dict)
     dense: dict[int, float] = field(default_factory=dict)
+    near: frozenset[int] = frozenset()
 
 
 class Shelf:
@@ -97,6 +103,9 @@ class Shelf:
         languages: of the collections, by their names in `config.settings.LANGUAGES`.
         folder: an empty one for the lexical index and the texts; None keeps the first in memory and the second in a
             file without a name.
+        k1: of BM25.
+        b: likewise.
+        shared: this is one of several shards, which are searched by the statistics of all.
     """
 
     def __init__(
@@ -107,12 +116,19 @@ class Shelf:
         dense: DenseIndex | None = None,
         languages: Sequence[str] = ("english",),
         folder: Path | None = None,
+        k1: float = K1,
+        b: float = B,
+        shared: bool = False,
     ) -> None:
+        self._counts = Counts(FIELDS) if shared or (k1, b) != (K1, B) else None
         self._lexical = LexicalIndex(
             writer_memory_mb=writer_memory_mb,
             max_query_terms=max_query_terms,
             languages=languages,
             folder=folder / LEXICAL if folder else None,
+            k1=k1,
+            b=b,
+            counts=self._counts,
         )
         self._dense = dense
         self._attributes = Attributes()
@@ -121,6 +137,7 @@ class Shelf:
         self._numbers: dict[int, _Document] = {}  # by their first entry, which is their number
         self._collections: dict[str, set[int]] = {}
         self._inside: dict[tuple[str, ...], Entries] = {}  # what some collections hold, until the next commit
+        self._whole: dict[tuple[str, ...], bool] = {}  # whether that is everything
         self._leaving: list[_Document] = []
 
     @property
@@ -202,7 +219,7 @@ class Shelf:
         """Drop a document, if it is held. Searches miss it after the next commit."""
         document = self._documents.pop(document_id, None)
         if document and document.entries:
-            self._lexical.delete(document_id)
+            self._lexical.delete(document_id, document.entries)
             if self._dense is not None:
                 self._dense.remove(document.entries)
             # Searches find it until the commit, and need to know what it is.
@@ -216,10 +233,13 @@ class Shelf:
         for document in self._leaving:
             number = document.entries.start
             del self._numbers[number]
-            self._collections[document.collection].discard(number)
+            held = self._collections[document.collection]
+            held.discard(number)
+            if not held:
+                del self._collections[document.collection]
             self._attributes.remove(number)
         self._leaving.clear()
-        self._inside = {}
+        self._inside, self._whole = {}, {}
 
     def close(self) -> None:
         """Let go of the files."""
@@ -242,6 +262,8 @@ class Shelf:
             for each in self._documents.values()
         ]
         (folder / DOCUMENTS).write_bytes(orjson.dumps(rows))
+        if self._counts is not None:
+            self._counts.save(folder / COUNTS)
         return {"contents": account, "fields": self._lexical.fields}
 
     @classmethod
@@ -255,6 +277,9 @@ class Shelf:
         dense: DenseIndex | None,
         languages: Sequence[str],
         folder: Path,
+        k1: float = K1,
+        b: float = B,
+        shared: bool = False,
     ) -> Shelf:
         """Go on from a snapshot, whose folder stays as it is.
 
@@ -266,27 +291,38 @@ class Shelf:
             dense: the dense index, loaded.
             languages: as for a new one.
             folder: likewise.
+            k1: likewise.
+            b: likewise.
+            shared: likewise.
 
         Raises:
-            ValueError, OSError, KeyError: it is not what was saved.
+            ValueError, OSError, KeyError, IndexError: it is not what was saved.
         """
+        rows = orjson.loads((snapshot / DOCUMENTS).read_bytes())
         linked(snapshot / LEXICAL, folder / LEXICAL)
         contents = Contents.load(snapshot / CONTENTS, snapshot / ENDS, account["contents"], folder / CONTENTS)
         shelf = cls.__new__(cls)
+        shelf._counts = None
+        if shared or (k1, b) != (K1, B):
+            living = (entry for *_, start, stop in rows for entry in range(start, stop))
+            shelf._counts = Counts.load(snapshot / COUNTS, FIELDS, living)
         shelf._lexical = LexicalIndex(
             writer_memory_mb=writer_memory_mb,
             max_query_terms=max_query_terms,
             languages=languages,
             folder=folder / LEXICAL,
             fields=account["fields"],
+            k1=k1,
+            b=b,
+            counts=shelf._counts,
         )
         shelf._dense = dense
         shelf._attributes = Attributes()
         shelf._contents = contents
         shelf._documents, shelf._numbers, shelf._collections = {}, {}, {}
-        shelf._inside, shelf._leaving = {}, []
+        shelf._inside, shelf._whole, shelf._leaving = {}, {}, []
         held = 0
-        for name, title, collection, metadata, start, stop in orjson.loads((snapshot / DOCUMENTS).read_bytes()):
+        for name, title, collection, metadata, start, stop in rows:
             shelf._note(_Document(name, title, collection, metadata, range(start, stop)))
             held += stop - start
         if held != len(shelf._lexical):
@@ -297,7 +333,7 @@ class Shelf:
 
     def search(self, query: Query) -> list[Passage]:
         """The passages for a query by its words alone, best first. Collections that are not held give nothing."""
-        (found,) = self.search_many([Wanted(dataclasses.replace(query, mode="lexical"))])
+        (found,) = self.search_many([Wanted(replace(query, mode="lexical"))])
         if isinstance(found, InvalidInput):
             raise found
         return found
@@ -314,28 +350,10 @@ class Shelf:
         Returns:
             Per query its passages, or why its filter makes no sense.
         """
-        vectors = None if self._dense is None else vectors
         found: list[list[Passage] | InvalidInput] = [[] for _ in wanted]
-        held: dict[int, _Held] = {}
-        known: dict[Any, _Held] = {}
-        for place, item in enumerate(wanted):
-            try:
-                held[place] = self._hold(item, known, dense=vectors is not None and bool(vectors[place].any()))
-            except InvalidInput as error:
-                found[place] = error
-        lists = {place: _Lists() for place in held}
-        for place, hold in held.items():
-            query = wanted[place].query
-            if query.mode != "dense" or vectors is None:
-                hits = self._lexical.search(
-                    query.text,
-                    collections=query.collections,
-                    documents=hold.documents,
-                    limit=max(query.limit, CANDIDATES),
-                )
-                lists[place].lexical = dict(hits)
-        if vectors is not None:
-            self._ask_dense(wanted, vectors, held, lists)
+        lists, refused = self._ask(wanted, vectors)
+        for place, error in refused.items():
+            found[place] = error
         ranked = {
             place: fuse([(wanted[place].lexical_weight, given.lexical), (wanted[place].dense_weight, given.dense)])
             for place, given in lists.items()
@@ -345,6 +363,93 @@ class Shelf:
             found[place] = self._passages(hits, lists[place], limits[place])
         return found
 
+    def _ask(
+        self, wanted: Sequence[Wanted], vectors: Vectors | None
+    ) -> tuple[dict[int, _Lists], dict[int, InvalidInput]]:
+        """What the indexes give for each query, and which have filters that make no sense, by their places."""
+        vectors = None if self._dense is None else vectors
+        refused: dict[int, InvalidInput] = {}
+        held: dict[int, _Held] = {}
+        known: dict[Any, _Held] = {}
+        for place, item in enumerate(wanted):
+            try:
+                held[place] = self._hold(item, known, dense=vectors is not None and bool(vectors[place].any()))
+            except InvalidInput as error:
+                refused[place] = error
+        lists = {place: _Lists() for place in held}
+        for place, hold in held.items():
+            query = wanted[place].query
+            if query.mode != "dense" or vectors is None:
+                hits = self._lexical.search(
+                    query.text,
+                    collections=query.collections,
+                    documents=hold.documents,
+                    limit=max(query.limit, CANDIDATES),
+                    statistics=wanted[place].statistics or self._statistics(query),
+                )
+                lists[place].lexical = dict(hits)
+        if vectors is not None:
+            self._ask_dense(wanted, vectors, held, lists)
+        return lists, refused
+
+    def _statistics(self, query: Query) -> Statistics | None:
+        """What a query's words are scored by, where tantivy's own will not do."""
+        if self._counts is None and self._is_all(query.collections):
+            return None
+        return self._lexical.statistics(query.text, collections=query.collections)
+
+    def _is_all(self, collections: tuple[str, ...]) -> bool:
+        """Whether these collections, or all for none, are all that is held."""
+        if not collections:
+            return True
+        whole = self._whole
+        if collections not in whole:
+            whole[collections] = self._collections.keys() <= set(collections)
+        return whole[collections]
+
+    # --- as one shard of several ---
+
+    def survey(self, query: Query) -> Survey:
+        """What must be known of every shard before any can answer a query."""
+        kinds = self._attributes.kinds() if query.filters is not None else {}
+        if query.mode == "dense":
+            return Survey(Statistics(), kinds)
+        return Survey(self._lexical.statistics(query.text, collections=query.collections), kinds)
+
+    def parts(self, wanted: Sequence[Wanted], vectors: Vectors | None) -> list[Part]:
+        """This shard's part of the answer to each query, which has statistics."""
+        lists, _ = self._ask(wanted, vectors)
+        return [self._part(lists[place]) for place in range(len(wanted))]
+
+    def _part(self, given: _Lists) -> Part:
+        named = {entry: self._name(entry) for entry in given.lexical.keys() | given.dense.keys()}
+        held = [(entry, name) for entry, name in named.items() if name is not None]
+        return Part(
+            tuple(name for _, name in held),
+            np.array([given.lexical.get(entry, np.nan) for entry, _ in held], np.float64),
+            np.array([given.dense.get(entry, np.nan) for entry, _ in held], np.float64),
+            np.array([entry in given.near for entry, _ in held], np.bool_),
+        )
+
+    def _name(self, entry: int) -> ChunkName | None:
+        # A commit between the search and here may have taken the document away.
+        document = self._numbers.get(self._contents.document_of(entry))
+        return (document.document_id, entry - document.entries.start) if document else None
+
+    def excerpts(self, names: Sequence[ChunkName]) -> list[Excerpt | None]:
+        """What is shown of chunks; None for one that is not here any more."""
+        entries = []
+        for document_id, number in names:
+            document = self._documents.get(document_id)
+            held = document is not None and number < len(document.entries)
+            entries.append(document.entries[number] if document and held else -1)
+        vectors = self._dense.vectors(np.array(entries, np.int64)) if self._dense is not None else None
+        found: list[Excerpt | None] = []
+        for place, entry in enumerate(entries):
+            shown = self._passages([(entry, 0.0)], _Lists(), 1) if entry >= 0 else []
+            found.append(Excerpt(shown[0], None if vectors is None else vectors[place]) if shown else None)
+        return found
+
     def _hold(self, item: Wanted, known: dict[Any, _Held], *, dense: bool) -> _Held:
         """What a query is held to, as entries and documents."""
         query = item.query
@@ -352,7 +457,8 @@ class Shelf:
         dense = dense and query.mode != "lexical"
         key = (query.collections, repr(item.filter), dense)  # in a filter, 1 equals true
         if key not in known:
-            known[key] = self._held_to(query.collections, item.filter, dense=dense)
+            checked = item.statistics is not None
+            known[key] = self._held_to(query.collections, item.filter, checked=checked, dense=dense)
         held = known[key]
         if quoted and dense:
             phrased = self._lexical.holding(query.text, limit=max(1, len(self._lexical)))
@@ -363,11 +469,12 @@ class Shelf:
                 return _Held(entries, held.documents)
         return held
 
-    def _held_to(self, collections: tuple[str, ...], wanted: Filter | None, *, dense: bool) -> _Held:
+    def _held_to(self, collections: tuple[str, ...], wanted: Filter | None, *, checked: bool, dense: bool) -> _Held:
         documents: tuple[str, ...] | None = None
         entries: Entries | None = None
         if wanted is not None:
-            matching = [self._numbers.get(number) for number in self._attributes.matching(wanted)]
+            kept = self._attributes.holding(wanted) if checked else self._attributes.matching(wanted)
+            matching = [self._numbers.get(number) for number in kept]
             chosen = [document for document in matching if document is not None]
             documents = tuple(document.document_id for document in chosen)
             if dense:
@@ -398,7 +505,10 @@ class Shelf:
             limit = max(CANDIDATES, *(wanted[place].query.limit for place in group))
             hits = dense.search(vectors[group], limit=limit, allowed=held[group[0]].entries)
             for place, (entries, near) in zip(group, hits, strict=True):
-                lists[place].dense = dict(zip(entries.tolist(), near.tolist(), strict=True))
+                # Not as many as another of the batch wants: what a query finds must not depend on its company.
+                own = max(CANDIDATES, wanted[place].query.limit)
+                lists[place].dense = dict(zip(entries[:own].tolist(), near[:own].tolist(), strict=True))
+                lists[place].near = frozenset(lists[place].dense)
         # Of those found by their words alone the cosines too, or they would count as unlike.
         asked = [place for group in groups.values() for place in group]
         others = [np.array([*lists[place].lexical.keys() - lists[place].dense.keys()], np.int64) for place in asked]

@@ -25,8 +25,8 @@ from actors.search.dense import CorruptSnapshot, checksum
 
 FORMAT: Final = 1
 _MANIFEST: Final = "snapshot.json"
-_CHECKED: Final = ("lexical", "ends.npy", "documents.json")
-"""What the manifest has the checksums of; the dense index and the texts have their own."""
+_CHECKED: Final = ("lexical", "ends.npy", "documents.json", "counts.npz")
+"""What the manifest has the checksums of, as far as it is there; the dense index and the texts have their own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,5 +137,8 @@ def _files(folder: Path) -> list[Path]:
     found: list[Path] = []
     for name in _CHECKED:
         path = folder / name
-        found += sorted(path.iterdir()) if path.is_dir() else [path]
+        if path.is_dir():
+            found += sorted(path.iterdir())
+        elif path.exists():
+            found.append(path)
     return found

@@ -7,22 +7,25 @@ was read is never patched up: pages that have lost something are read again, fro
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Final
 
-from sqlalchemy import delete, func, literal, select, update
+from sqlalchemy import delete, func, literal, select, true, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from actors.errors import GatherumError, InvalidInput, ReadingFailed
 from actors.messages import Change, Examined, Finding
+from actors.search.names import normal
 from actors.store import changes, files, jobs, readings, sweeping
 from actors.store.blobs import PREFIXES, Blobs
 from actors.store.dialect import insert_new
 from actors.store.documents import new_id
 from actors.store.engine import Store
 from actors.store.engine import now as time_of
+from actors.store.entities import renormalise
 from actors.store.rows import AnyRow
 from actors.store.tables import changes as changes_table
 from actors.store.tables import chunks, contents, counters, documents, entities, mentions, pages, vectors
@@ -35,6 +38,9 @@ DOCUMENTS: Final = 20
 SHELVES: Final = 16
 ROWS: Final = 500
 """Looked at, or found, in one step."""
+
+NAMES: Final = 2000
+"""Names looked at in one step, some 10 ms."""
 
 LONG_EXPIRED_S: Final = 600.0
 """A lease that ran out so long ago belongs to nobody any more, s: any worker would have claimed the job."""
@@ -306,6 +312,9 @@ class Doctor:
     # --- entities ----------------------------------------------------------------------------------------------------
 
     async def _entities(self, after: str) -> tuple[list[_Case], int, str | None]:
+        return await self._forms(after) if after else await self._unmentioned()
+
+    async def _unmentioned(self) -> tuple[list[_Case], int, str | None]:
         async def look(connection: AsyncConnection) -> Sequence[int]:
             mentioned = select(literal(1)).where(mentions.c.entity_id == entities.c.id).exists()
             found = select(entities.c.id).where(~mentioned).order_by(entities.c.id).limit(ROWS)
@@ -317,9 +326,32 @@ class Doctor:
             await readings.remove_unmentioned(connection, ids)
 
         if not ids:
-            return [], 0, None
+            return [], 0, "0"
         what = f"{len(ids)} names are mentioned nowhere."
-        return [_Case(Finding("entities", "entities", what, "Remove them."), remove)], len(ids), None
+        # Counted when their forms are looked at.
+        return [_Case(Finding("entities", "entities", what, "Remove them."), remove)], 0, "0"
+
+    async def _forms(self, after: str) -> tuple[list[_Case], int, str | None]:
+        async def look(connection: AsyncConnection) -> Sequence[AnyRow]:
+            columns = (entities.c.id, entities.c.name, entities.c.normal, entities.c.label)
+            some = select(*columns).where(entities.c.id > int(after)).order_by(entities.c.id).limit(NAMES)
+            return (await connection.execute(some)).all()
+
+        rows = await self._store.read(look)
+        wrong = await asyncio.to_thread(lambda: [row for row in rows if normal(row.normal, row.label) != row.normal])
+        cases = [
+            _Case(
+                Finding(
+                    "entities",
+                    str(row.id),
+                    f"The name {row.name!r} is kept as {row.normal!r}, which is not how names are compared.",
+                    "Keep it as they are, as one with the name that is the same then.",
+                ),
+                partial(renormalise, entity_id=row.id),
+            )
+            for row in wrong
+        ]
+        return cases, len(rows), str(rows[-1].id) if len(rows) == NAMES else None
 
 
 # --- what a step looks at -------------------------------------------------------------------------------------------
@@ -333,9 +365,11 @@ async def _facts(connection: AsyncConnection, after: str) -> _Facts:
     columns = (pages.c.sha256, pages.c.pipeline, pages.c.number, pages.c.chunks, pages.c.mentions, pages.c.error)
     for row in await connection.execute(select(*columns).where(pages.c.sha256.in_(hashes))):
         facts.pages.setdefault((row.sha256, row.pipeline), {})[row.number] = row
-    for table, counts in ((chunks, facts.chunks), (mentions, facts.mentions)):
+    # A mention whose entity is gone is none.
+    named = select(literal(1)).where(entities.c.id == mentions.c.entity_id).exists()
+    for table, counts, whole in ((chunks, facts.chunks, true()), (mentions, facts.mentions, named)):
         place = (table.c.sha256, table.c.pipeline, table.c.page)
-        counted = select(*place, func.count()).where(table.c.sha256.in_(hashes)).group_by(*place)
+        counted = select(*place, func.count()).where(table.c.sha256.in_(hashes), whole).group_by(*place)
         counts.update({(sha256, pipeline, page): n for sha256, pipeline, page, n in await connection.execute(counted)})
     active = select(jobs_table.c.document_id).where(jobs_table.c.document_id.in_(ids), jobs_table.c.state.in_(ACTIVE))
     facts.being_read.update((await connection.execute(active)).scalars())

@@ -319,6 +319,21 @@ def normalise_all(connection: Connection) -> tuple[int, int]:
     return len(renamed), len(moved)
 
 
+async def renormalise(connection: AsyncConnection, now: float, *, entity_id: int) -> None:
+    """The same for one entity, while others work."""
+    this = select(entities).where(entities.c.id == entity_id).with_for_update()
+    row = (await connection.execute(this)).first()
+    if row is None or (form := normal(row.normal, row.label)) == row.normal:
+        return
+    same = select(entities.c.id).where(entities.c.normal == form, entities.c.label == row.label).with_for_update()
+    kept = (await connection.execute(same)).scalar_one_or_none()
+    if kept is None:
+        await connection.execute(update(entities).where(entities.c.id == entity_id).values(normal=form))
+        return
+    await connection.execute(update(mentions).where(mentions.c.entity_id == entity_id).values(entity_id=kept))
+    await connection.execute(delete(entities).where(entities.c.id == entity_id))
+
+
 # --------------------------------------------------------------------------------------------------------------------
 
 

@@ -32,6 +32,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from actors.errors import UnknownPage
 from actors.messages import VECTOR, Chunk, Embeddings, Mention, OcrRecord, Page, PageReading, PublishedDocument, Words
 from actors.search.names import normal
+from actors.search.placement import Shard
 from actors.store.dialect import MAX_PARAMETERS, insert_missing, insert_new
 from actors.store.rows import AnyRow, storable
 from actors.store.tables import chunks, documents, entities, mentions, pages, superseded, vectors
@@ -234,15 +235,25 @@ class Rows:
     vectors: Sequence[AnyRow] = ()
 
 
-async def published(connection: AsyncConnection, after: str | None, limit: int, encoder: str) -> Rows:
-    """Up to `limit` published documents past the id `after`, with the vectors of an encoder; empty for no encoder."""
-    chosen = select(documents.c.id).where(documents.c.pipeline.is_not(None)).order_by(documents.c.id).limit(limit)
-    if after is not None:
-        chosen = chosen.where(documents.c.id > after)
-    ids = (await connection.execute(chosen)).scalars().all()
-    if not ids:
+async def published(connection: AsyncConnection, after: str | None, limit: int, encoder: str, shard: Shard) -> Rows:
+    """Up to `limit` published documents past the id `after`, with the vectors of an encoder; empty for no encoder.
+
+    Of a shard, its documents alone; of others, no more than the ids are read.
+    """
+    own: list[str] = []
+    while len(own) < limit:
+        chosen = select(documents.c.id).where(documents.c.pipeline.is_not(None)).order_by(documents.c.id).limit(limit)
+        if after is not None:
+            chosen = chosen.where(documents.c.id > after)
+        ids = (await connection.execute(chosen)).scalars().all()
+        own += [document_id for document_id in ids if shard.holds(document_id)][: limit - len(own)]
+        if len(ids) < limit:
+            break
+        after = ids[-1]
+    if not own:
         return Rows()
-    return await _with_chunks(connection, documents.c.id.between(ids[0], ids[-1]), encoder)
+    which = documents.c.id.between(own[0], own[-1]) if shard.of == 1 else documents.c.id.in_(own)
+    return await _with_chunks(connection, which, encoder)
 
 
 async def published_document(connection: AsyncConnection, document_id: str, encoder: str) -> Rows:

@@ -235,6 +235,32 @@ async def test_what_was_read_from_a_file_that_is_no_documents_is_removed(patient
 async def test_names_that_nothing_mentions_are_removed(patient: Patient) -> None:
     patient.run("INSERT INTO entities (name, normal, label) VALUES ('Io', 'io', 'LOC')")
     await patient.repaired("entities", "1 names are mentioned nowhere")
+
+
+async def test_a_name_that_is_not_kept_as_names_are_compared_is_put_right(patient: Patient) -> None:
+    patient.run("UPDATE entities SET normal = 'TITAN!' WHERE normal = 'titan'")
+    await patient.repaired("entities", "kept as 'TITAN!'")
+    assert patient.count("SELECT count(*) FROM entities WHERE normal = 'titan'") == 1
+
+
+async def test_two_names_that_are_one_are_made_one(patient: Patient) -> None:
+    mentioned = patient.count("SELECT count(*) FROM mentions")
+    patient.run(
+        "INSERT INTO entities (name, normal, label) VALUES ('TITAN', 'TITAN', 'LOC')",
+        "UPDATE mentions SET entity_id = (SELECT id FROM entities WHERE normal = 'TITAN') "
+        "WHERE id = (SELECT min(id) FROM mentions WHERE entity_id = (SELECT id FROM entities WHERE normal = 'titan'))",
+    )
+    await patient.repaired("entities", "kept as 'TITAN'")
+    assert patient.count("SELECT count(*) FROM entities WHERE label = 'LOC' AND lower(normal) = 'titan'") == 1
+    assert patient.count("SELECT count(*) FROM mentions JOIN entities ON entity_id = entities.id") == mentioned
+
+
+async def test_a_mention_of_a_name_that_is_gone_has_its_page_read_again(patient: Patient) -> None:
+    patient.run("DELETE FROM entities WHERE normal = 'titan'")
+    await patient.repaired("documents", "Chunks or mentions of")
+    assert await patient.read_again()
+    assert await patient.examined() == []
+    assert patient.count("SELECT count(*) FROM entities WHERE normal = 'titan'") == 1
     names = await patient.database.entity_names(0, 10, deadline=soon())
     assert {name.name for name in names} == {"Titan", "Saturn"}
 

@@ -15,7 +15,9 @@ BASE = ("config", "actors.messages", "actors.errors", "actors.deadline")
 PURE = ("actors.egress", "actors.reading", "actors.search", "actors.store", "actors.sql")
 ROLES = tuple(
     f"actors.{name}"
-    for name in (*("orchestrator", "retrieval", "entities", "pdf", "database", "ingest", "pool", "gate", "embedder"),)
+    for name in (
+        *("orchestrator", "retrieval", "shards", "entities", "pdf", "database", "ingest", "pool", "gate", "embedder"),
+    )
 )
 ROOTS = ("actors.cluster", "actors.gateway", "actors")
 LAYERS = (BASE, PURE, ROLES, ROOTS, ("serve",))

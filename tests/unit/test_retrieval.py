@@ -177,7 +177,7 @@ async def test_a_change_during_the_filling_is_not_missed() -> None:
     original = database.published
     done = False
 
-    async def meddle(after: str | None, limit: int, *, encoder: str = "", deadline: Deadline) -> Any:
+    async def meddle(after: str | None, limit: int, *, deadline: Deadline, **others: Any) -> Any:
         nonlocal done
         page = await original(after, limit, deadline=deadline)
         if not done:

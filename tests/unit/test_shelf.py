@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -176,3 +177,54 @@ def test_chunks_without_vectors_are_found_by_their_words(shelf: Shelf) -> None:
     shelf.put(document("bare", "space", "A comet with a tail."))
     shelf.commit()
     assert "bare" in near(passages(shelf, "comet", "bread"))
+
+
+def test_how_rare_a_word_is_is_counted_in_the_collections_that_are_searched() -> None:
+    alone, beside = (Shelf(writer_memory_mb=15, max_query_terms=8) for _ in range(2))
+    for held in (alone, beside):
+        held.put(document("m1", "space", "The moon is icy.", "A moon of the far planet."))
+        held.put(document("m2", "space", "Haze over the planet."))
+    for number in range(5):
+        beside.put(document(f"x{number}", "other", "An icy planet.", "Haze and ice."))
+    for held in (alone, beside):
+        held.commit()
+    for text in ("icy moon", "haze planet", '"icy moon" planet'):
+        hits = [held.search(Query(text, ("space",))) for held in (alone, beside)]
+        order = [[(hit.document_id, hit.page) for hit in found] for found in hits]
+        assert order[0] == order[1]
+    statistics = [held._lexical.statistics("icy moon planet", collections=("space",)) for held in (alone, beside)]
+    assert statistics[0] == statistics[1]
+
+
+def test_a_collection_is_gone_with_its_last_document(shelf: Shelf) -> None:
+    assert "kitchen" in shelf._collections
+    shelf.remove("b1")
+    shelf.commit()
+    assert "kitchen" not in shelf._collections
+    assert passages(shelf, "bread", "bread", "kitchen") == []
+
+
+def test_another_k1_goes_through_a_snapshot(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"writer_memory_mb": 15, "max_query_terms": 8, "k1": 0.5, "b": 0.3}
+    for name in ("work", "again", "snapshot"):
+        (tmp_path / name).mkdir()
+    shelf = Shelf(**options, folder=tmp_path / "work")
+    shelf.put(document("gone", "space", "moon moon moon"))
+    for name, (collection, text, _, _) in TEXTS.items():
+        shelf.put(document(name, collection, text))
+    shelf.commit()
+    shelf.remove("gone")
+    shelf.commit()
+    account = shelf.save(tmp_path / "snapshot")
+    again = Shelf.load(
+        tmp_path / "snapshot", account, **options, dense=None, languages=("english",), folder=tmp_path / "again"
+    )
+    found = shelf.search(Query("moon probe wing"))
+    assert len(found) == 2
+    assert again.search(Query("moon probe wing")) == found
+    plain = Shelf(writer_memory_mb=15, max_query_terms=8)
+    for name, (collection, text, _, _) in TEXTS.items():
+        plain.put(document(name, collection, text))
+    plain.commit()
+    assert [hit.score for hit in plain.search(Query("moon probe wing"))] != [hit.score for hit in found]
+    assert [hit.scores for hit in plain.search(Query("moon probe wing"))] != [hit.scores for hit in found]
