@@ -347,4 +347,5 @@ def test_passages_are_encoded_alone() -> None:
         "passages": [],
         "encoder": None,
         "degraded": ["Passages were found by their words alone."],
+        "partial": False,
     }
