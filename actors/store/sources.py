@@ -11,7 +11,7 @@ from actors.errors import Conflict, UnknownSource
 from actors.messages import Change, Source
 from actors.store import changes
 from actors.store.dialect import insert_new
-from actors.store.tables import sources
+from actors.store.tables import lookups, sources
 
 
 async def add(connection: AsyncConnection, now: float, source: Source) -> Change | None:
@@ -50,11 +50,12 @@ async def find(connection: AsyncConnection, name: str) -> Source:
 
 
 async def remove(connection: AsyncConnection, now: float, name: str) -> Change:
-    """Forget a source; its database is not touched.
+    """Forget a source, and its lookups with it; its database is not touched.
 
     Raises:
         UnknownSource: there is none of this name.
     """
+    await connection.execute(delete(lookups).where(lookups.c.source == name))
     if (await connection.execute(delete(sources).where(sources.c.name == name))).rowcount != 1:
         raise UnknownSource("There is no source of this name.")
     return await changes.draw(connection, now, Change(0, "sources"))
