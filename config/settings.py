@@ -251,6 +251,7 @@ class SourcesSettings(Section):
     timeout_s: float = Field(gt=0, description="Budget of one look-up, s.")
     max_rows: int = Field(ge=1, description="Most rows read by one look-up.")
     max_values: int = Field(ge=0, description="Most name-like values taken from one column.")
+    max_concurrent: int = Field(ge=1, description="Statements that run in one source at once, per process.")
 
 
 class EgressSettings(Section):

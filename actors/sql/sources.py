@@ -7,14 +7,18 @@ a database that hangs costs its own rows and nobody else's. What fails comes bac
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Protocol
 
 from actors.deadline import Deadline
 from actors.errors import GatherumError, UnknownSource
 from actors.messages import Lookup, Row, Source, SourceValue
+from actors.sql.running import Engine, Limits, Params, Result
 from actors.sql.sqlite import SqliteReader
+from actors.sql.sqlite_process import SqliteEngine
 from config.settings import SourcesSettings
 
 
@@ -49,7 +53,44 @@ class Sources:
 
     def __init__(self, settings: SourcesSettings, *, store_path: Path | None) -> None:
         self._settings = settings
-        self._readers: Mapping[str, Reader] = {"sqlite": SqliteReader(settings, store_path=store_path)}
+        sqlite = SqliteReader(settings, store_path=store_path)
+        self._readers: Mapping[str, Reader] = {"sqlite": sqlite}
+        self._engines: Mapping[str, Engine] = {"sqlite": SqliteEngine(sqlite.locate)}
+        self._slots: defaultdict[str, asyncio.Semaphore] = defaultdict(
+            lambda: asyncio.Semaphore(settings.max_concurrent)
+        )
+
+    async def close(self) -> None:
+        """End what runs, and every connection."""
+        for engine in self._engines.values():
+            await engine.close()
+
+    @asynccontextmanager
+    async def query(
+        self, source: Source, sql: str, params: Params, limits: Limits, deadline: Deadline
+    ) -> AsyncIterator[Result]:
+        """Run one statement, guarded: whatever it says, it can only read. It ends when the block is left.
+
+            async with sources.query(source, sql, {"id": 1}, Limits(rows=50, bytes=1_000_000), deadline) as result:
+                async for batch in result.batches: ...
+
+        Args:
+            source: where.
+            sql: a single SELECT, with parameters as `:name`.
+            params: their values; bound, never written into the statement.
+            limits: how much is wanted.
+            deadline: of all of it, the wait for one of the source's `sources.max_concurrent` places included.
+
+        Raises:
+            GatherumError: see `Engine.run`. Also while the batches are read.
+        """
+        slot = self._slots[source.name]
+        await deadline.run(slot.acquire(), f"Waiting for the source {source.name!r}")
+        try:
+            async with self._engines[source.kind].run(source, sql, params, limits, deadline) as result:
+                yield result
+        finally:
+            slot.release()
 
     async def check(self, source: Source) -> None:
         """Make sure that a source may be read and can be, before it is registered.

@@ -315,7 +315,7 @@ class SqliteReader:
         slot = self._slots[source.name]
         await deadline.run(slot.acquire(), f"Waiting for the source {source.name!r}")
         try:
-            path = await asyncio.to_thread(self._locate, source)
+            path = await asyncio.to_thread(self.locate, source)
             clock = _Clock(time.monotonic() + deadline.remaining())
             with _translated(source):
                 connection = await aiosqlite.connect(
@@ -336,7 +336,7 @@ class SqliteReader:
         finally:
             slot.release()
 
-    def _locate(self, source: Source) -> Path:
+    def locate(self, source: Source) -> Path:
         """The file of a source, if policy allows it.
 
         Raises:

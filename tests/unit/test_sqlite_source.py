@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from stores import DEFAULTS
 
 from actors.deadline import Deadline
 from actors.errors import DeadlineExceeded, GatherumError, InvalidInput, NotFound, Refused, Unavailable, UnknownSource
@@ -19,7 +20,6 @@ from actors.messages import Lookup, Row, Source, SourceValue
 from actors.sql import guard
 from actors.sql import sqlite as reader
 from actors.sql.sources import Sources
-from config.settings import SourcesSettings
 
 PLANETS = Source("planets", "sqlite", "planets.db")
 
@@ -57,8 +57,8 @@ def make(path: Path, script: str) -> None:
 
 
 def sources(root: Path | None, *, store: Path | None = None, **changes: Any) -> Sources:
-    settings = SourcesSettings(sqlite_root=str(root or ""), timeout_s=2, max_rows=50, max_values=100)
-    return Sources(settings.model_copy(update=changes), store_path=store)
+    settings = DEFAULTS.sources.model_copy(update={"sqlite_root": str(root or ""), "max_values": 100, **changes})
+    return Sources(settings, store_path=store)
 
 
 async def ask(of: Sources, *lookups: Lookup, known: Sequence[Source] = (PLANETS,)) -> list[list[Row] | GatherumError]:

@@ -1,0 +1,281 @@
+"""SQLite's engine: statements run in child processes that can be killed, see `sqlite_child.py` for what holds there.
+
+Children serve any source, one statement at a time, and are kept for the next one. Whoever leaves a statement before its
+end, or gets no answer in time, kills the child; the next statement starts another, which takes about 50 ms.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import os
+import signal
+import sqlite3
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final, cast
+
+import orjson
+
+from actors.deadline import Deadline
+from actors.errors import GatherumError, InvalidInput, Refused, Unavailable
+from actors.messages import Source
+from actors.sql import sqlite_child
+from actors.sql.running import GRACE_S, Allowance, Column, Limits, Params, Result, too_slow
+
+IDLE: Final = 4
+"""Children kept while there is nothing to do."""
+
+MAX_MESSAGE: Final = 128_000_000
+"""Longest message taken from a child, bytes: a row of the largest cells that SQLite is allowed, in base64."""
+
+
+class _Gone(Exception):
+    """The child ended before its answer did."""
+
+
+class _Child:
+    """A process that answers one request at a time."""
+
+    def __init__(
+        self, process: asyncio.subprocess.Process, requests: asyncio.StreamWriter, answers: asyncio.StreamReader
+    ) -> None:
+        self._process = process
+        self._requests = requests
+        self._answers = answers
+        self.path = ""
+
+    @classmethod
+    async def start(cls, *, confined: bool) -> _Child:
+        """Start one. It has neither the environment nor the files of this process."""
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-I", "-B", sqlite_child.__file__, *([] if confined else ["--unconfined"])),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+            env={},
+            start_new_session=True,
+            limit=1 << 20,
+        )
+        return cls(process, cast("asyncio.StreamWriter", process.stdin), cast("asyncio.StreamReader", process.stdout))
+
+    @property
+    def alive(self) -> bool:
+        """Whether it runs."""
+        return self._process.returncode is None
+
+    async def send(self, request: Mapping[str, Any]) -> None:
+        """Ask."""
+        data = orjson.dumps(request)
+        try:
+            self._requests.write(sqlite_child.HEADER.pack(len(data)) + data)
+            await self._requests.drain()
+        except (BrokenPipeError, ConnectionResetError):
+            raise _Gone from None
+
+    async def receive(self) -> dict[str, Any]:
+        """The next message of the answer."""
+        try:
+            (length,) = sqlite_child.HEADER.unpack(await self._answers.readexactly(sqlite_child.HEADER.size))
+            if length > MAX_MESSAGE:
+                raise _Gone
+            message: dict[str, Any] = orjson.loads(await self._answers.readexactly(length))
+        except (asyncio.IncompleteReadError, ConnectionResetError, orjson.JSONDecodeError):
+            raise _Gone from None
+        return message
+
+    async def kill(self) -> None:
+        """End it now."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+        await self._process.wait()
+
+    @property
+    def killed_for(self) -> int:
+        """The signal that ended it, 0 if none did."""
+        return -(self._process.returncode or 0)
+
+
+class SqliteEngine:
+    """Runs statements in SQLite files.
+
+    Args:
+        locate: the file of a source, if policy allows it; blocks.
+        without: fences to leave out, for tests that show what each is for.
+    """
+
+    def __init__(self, locate: Callable[[Source], Path], *, without: frozenset[str] = frozenset()) -> None:
+        self._locate = locate
+        self._without = without
+        self._idle: list[_Child] = []
+
+    @asynccontextmanager
+    async def run(
+        self, source: Source, sql: str, params: Params, limits: Limits, deadline: Deadline
+    ) -> AsyncIterator[Result]:
+        """See `Engine.run`."""
+        async with self._run(source, sql, params, limits, deadline, schema=False) as result:
+            yield result
+
+    @asynccontextmanager
+    async def look(self, source: Source, sql: str, deadline: Deadline) -> AsyncIterator[Result]:
+        """A statement of ours about the shape of the tables, which may ask what a user's may not."""
+        async with self._run(source, sql, {}, Limits(100_000, 50_000_000), deadline, schema=True) as result:
+            yield result
+
+    async def close(self) -> None:
+        """See `Engine.close`."""
+        idle, self._idle = self._idle, []
+        for child in idle:
+            await child.kill()
+
+    @asynccontextmanager
+    async def _run(
+        self, source: Source, sql: str, params: Params, limits: Limits, deadline: Deadline, *, schema: bool
+    ) -> AsyncIterator[Result]:
+        deadline.check(f"reading the source {source.name!r}")
+        path, identity = await asyncio.to_thread(self._find, source)
+        request = {
+            "path": path,
+            "identity": identity,
+            "sql": sql,
+            "params": {name: _wrapped(name, value) for name, value in params.items()},
+            "rows": limits.rows,
+            "bytes": limits.bytes,
+            "seconds": deadline.remaining(),
+            "schema": schema,
+            "without": sorted(self._without),
+        }
+        child = await self._take(path)
+        done = False
+        try:
+            with _encodable():
+                await self._ask(child.send(request), child, source, deadline)
+            first = await self._ask(child.receive(), child, source, deadline)
+            if "error" in first:
+                done = True
+                raise _explained(first, source)
+            if not first["columns"]:
+                await self._ask(child.receive(), child, source, deadline)
+                done = True
+                raise InvalidInput("The statement gives no rows. Only a SELECT can be asked.")
+
+            async def batches() -> AsyncIterator[list[tuple[Any, ...]]]:
+                nonlocal done
+                allowance = Allowance(limits)
+                while True:
+                    message = await self._ask(child.receive(), child, source, deadline)
+                    if "rows" in message:
+                        rows, _ = allowance.take(_restored(message), 0)
+                        yield rows
+                        continue
+                    done = True
+                    if "error" in message:
+                        raise _explained(message, source)
+                    result.truncated = message["truncated"]
+                    return
+
+            result = Result(tuple(map(Column, first["columns"])), batches())
+            yield result
+        finally:
+            # One in the middle of a statement has nothing to say any more that anybody would wait for.
+            if done and child.alive and len(self._idle) < IDLE:
+                self._idle.append(child)
+            else:
+                await asyncio.shield(child.kill())
+
+    async def _take(self, path: str) -> _Child:
+        """An idle child, one that has the file open if possible, or a new one."""
+        self._idle = [child for child in self._idle if child.alive]
+        if self._idle:
+            child = next((child for child in self._idle if child.path == path), self._idle[0])
+            self._idle.remove(child)
+        else:
+            child = await _Child.start(confined="rlimits" not in self._without)
+        child.path = path
+        return child
+
+    async def _ask(self, step: Any, child: _Child, source: Source, deadline: Deadline) -> Any:
+        """One step of a child's, which ends by itself at the deadline or is ended soon after."""
+        try:
+            async with asyncio.timeout(deadline.remaining() + GRACE_S):
+                return await step
+        except TimeoutError:
+            raise too_slow(source) from None
+        except _Gone:
+            await child.kill()
+            if child.killed_for == signal.SIGXFSZ:
+                raise Refused(f"The statement would have written a file beside {source.path!r}.") from None
+            raise Unavailable(
+                f"The process that read the SQLite file {source.path!r} ended with the statement; the file may be "
+                "damaged on purpose."
+            ) from None
+
+    def _find(self, source: Source) -> tuple[str, tuple[int, int]]:
+        path = self._locate(source)
+        try:
+            found = os.stat(path)  # noqa: PTH116 - a Path's own takes three times as long
+        except OSError:
+            raise Unavailable(f"The SQLite file {source.path!r} is being replaced. Try again.") from None
+        return str(path), (found.st_dev, found.st_ino)
+
+
+def _wrapped(name: str, value: Any) -> Any:
+    match value:
+        case bytes():
+            return {"blob": base64.b64encode(value).decode("ascii")}
+        case bool():
+            return int(value)
+        case None | float() | str():
+            return value
+        case int() if -(2**63) <= value < 2**63:
+            return value
+    raise InvalidInput(f"The parameter {name!r} has a value that SQLite has no type for.")
+
+
+@contextlib.contextmanager
+def _encodable() -> Iterator[None]:
+    try:
+        yield
+    except TypeError:
+        raise InvalidInput("The statement or a parameter is not valid Unicode.") from None
+
+
+def _restored(message: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+    """The rows of a message, with the cells that JSON has no form for as they were."""
+    rows: list[Any] = message["rows"]
+    for row, column in message.get("blobs", ()):
+        rows[row][column] = base64.b64decode(rows[row][column])
+    for row, column, text in message.get("numbers", ()):
+        rows[row][column] = float(text)
+    return list(map(tuple, rows))
+
+
+def _explained(message: Mapping[str, Any], source: Source) -> GatherumError:
+    """What a child reports, as an error of ours. SQLite's messages name tables and words of the statement only."""
+    file, text = f"The SQLite file {source.path!r}", message["error"]
+    if message["kind"] == "memory":
+        return Refused("The statement needs more memory than one may have. Ask for less, or sort less.")
+    match (message["code"] or sqlite3.SQLITE_ERROR) & 0xFF:
+        case sqlite3.SQLITE_INTERRUPT:
+            return too_slow(source)
+        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
+            return Unavailable(f"{file} is locked by another program.")
+        case sqlite3.SQLITE_AUTH | sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM:
+            return Refused(f"A source is only read, and the statement would do more: {text}.")
+        case sqlite3.SQLITE_TOOBIG | sqlite3.SQLITE_NOMEM | sqlite3.SQLITE_FULL:
+            return Refused(f"The statement makes a value, or needs memory, beyond what is allowed: {text}.")
+        case sqlite3.SQLITE_NOTADB:
+            return InvalidInput(f"{file} is not an SQLite database, or is encrypted.")
+        case sqlite3.SQLITE_CORRUPT:
+            return InvalidInput(f"{file} is damaged. `PRAGMA integrity_check` says where.")
+        case sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_IOERR:
+            return InvalidInput(
+                f"{file} cannot be opened read-only. One in WAL mode needs its -wal and -shm files beside it."
+            )
+    if "not authorized" in text or "prohibited" in text:
+        return Refused(f"A source is only read, and the statement would do more: {text}.")
+    return InvalidInput(f"SQLite does not take the statement: {text}.")
