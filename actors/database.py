@@ -29,25 +29,29 @@ from actors.messages import (
     EntityDetail,
     EntityMention,
     EntityName,
+    Evidence,
     Examined,
     Fitted,
     Health,
     Job,
     Lease,
     Lookup,
+    LookupCall,
     Page,
     PageChunks,
     PageReading,
     PublishedDocument,
     RelatedEntity,
     Removed,
-    Row,
     Source,
     SourceValue,
+    StoredLookup,
     Tended,
     Upload,
 )
 from actors.reading import PIPELINE
+from actors.sql.evidence import Finder
+from actors.sql.lookups import call as lookup_call
 from actors.sql.sources import Sources
 from actors.store import (
     changes,
@@ -58,6 +62,7 @@ from actors.store import (
     files,
     jobs,
     keys,
+    lookups,
     progress,
     queue,
     room,
@@ -105,6 +110,7 @@ class Database:
     IDEMPOTENT: ClassVar[frozenset[str]] = frozenset(
         {
             "accept",
+            "add_lookup",
             "add_source",
             "add_vectors",
             "announce",
@@ -121,6 +127,7 @@ class Database:
             "entity",
             "entity_mentions",
             "entity_names",
+            "evidence_many",
             "examine",
             "fail",
             "fitted",
@@ -132,15 +139,17 @@ class Database:
             "jobs_by_id",
             "keep_fitted",
             "last_change",
-            "lookup_many",
+            "lookups",
             "names_of",
             "page",
             "publish",
             "published",
             "published_document",
+            "refresh_source",
             "related_entities",
             "release",
             "retry_job",
+            "run_lookup",
             "source_values",
             "sizes",
             "sources",
@@ -170,6 +179,7 @@ class Database:
         self._stopping = asyncio.Event()
         self._max_attempts = max_attempts
         self._sources = Sources(sources, store_path=dialect.file_of(self._url))
+        self._finder = Finder(sources, self._sources)
         self._opened: Store | None = None
         self._revision = ""
         self._look_for_gone = 0.0  # monotonic, s
@@ -745,6 +755,20 @@ class Database:
         await self._write(partial(sources.remove, name=name), deadline, "removing a source")
         self._tell()
 
+    async def refresh_source(self, name: str, *, deadline: Deadline) -> None:
+        """Have the names in a source read again, soon, instead of when their time comes.
+
+        Raises:
+            UnknownSource: there is none of this name.
+        """
+
+        async def work(connection: AsyncConnection, now: float) -> None:
+            await sources.find(connection, name)
+            await changes.draw(connection, now, Change(0, "sources"))
+
+        await self._write(work, deadline, "refreshing a source", repeatable=True)
+        self._tell()
+
     async def source_values(self, name: str, *, deadline: Deadline) -> list[SourceValue]:
         """The name-like values of a source.
 
@@ -752,12 +776,73 @@ class Database:
             UnknownSource: there is none of this name.
         """
         source = await self._read(partial(sources.find, name=name), deadline, "finding a source")
-        return await deadline.run(self._sources.values(source), "reading a source")
+        return await deadline.run(self._finder.values(source), "reading a source")
 
-    async def lookup_many(self, lookups: list[Lookup], *, deadline: Deadline) -> list[list[Row] | GatherumError]:
-        """Rows for each look-up, or what went wrong with it, in order."""
-        known = {source.name: source for source in await self.sources(deadline=deadline)}
-        return await self._sources.lookup_many(known, lookups, deadline)
+    async def evidence_many(
+        self, name: str, wanted: list[Lookup | LookupCall], *, deadline: Deadline
+    ) -> list[Evidence | GatherumError]:
+        """The rows for each of what is wanted from one source, or what went wrong with it, in order.
+
+        Raises:
+            UnknownSource: there is none of this name.
+        """
+
+        async def work(connection: AsyncConnection) -> tuple[Source, list[StoredLookup]]:
+            return await sources.find(connection, name), await lookups.of(connection, name)
+
+        source, stored = await self._read(work, deadline, "finding a source")
+        return await self._finder.find_many(source, wanted, {lookup.name: lookup for lookup in stored}, deadline)
+
+    # --- lookups -----------------------------------------------------------------------------------------------------
+
+    async def add_lookup(self, lookup: StoredLookup, *, deadline: Deadline) -> None:
+        """Store a lookup, after its source has taken its statement. The very same one again is no error.
+
+        Raises:
+            UnknownSource: its source is not registered.
+            InvalidInput: it is not sound, or the source does not take its statement.
+            Refused: its statement would do more than read.
+            Conflict: another lookup of the source has the name.
+        """
+        source = await self._read(partial(sources.find, name=lookup.source), deadline, "finding a source")
+        await self._finder.check(source, lookup, deadline)
+        await self._write(partial(lookups.add, lookup=lookup), deadline, "storing a lookup", repeatable=True)
+        self._tell()
+
+    async def lookups(self, source: str | None = None, *, deadline: Deadline) -> list[StoredLookup]:
+        """The stored lookups, of one source or of all, by source and name.
+
+        Raises:
+            UnknownSource: there is none of this name.
+        """
+        work = lookups.every if source is None else partial(lookups.of, source=source)
+        return await self._read(work, deadline, "listing lookups")
+
+    async def remove_lookup(self, source: str, name: str, *, deadline: Deadline) -> None:
+        """Forget a lookup.
+
+        Raises:
+            UnknownLookup: the source has none of this name.
+        """
+        await self._write(partial(lookups.remove, source=source, name=name), deadline, "removing a lookup")
+        self._tell()
+
+    async def run_lookup(
+        self, source: str, name: str, arguments: dict[str, Any], limit: int, *, deadline: Deadline
+    ) -> Evidence:
+        """Run a stored lookup; at most `limit` rows.
+
+        Raises:
+            UnknownSource, UnknownLookup: there is none of this name.
+            InvalidInput: an argument is missing, unknown or of the wrong type.
+            GatherumError: what the source said.
+        """
+
+        async def work(connection: AsyncConnection) -> tuple[Source, StoredLookup]:
+            return await sources.find(connection, source), await lookups.find(connection, source, name)
+
+        found, lookup = await self._read(work, deadline, "finding a lookup")
+        return await self._finder.run(found, lookup, lookup_call(lookup, arguments), _limit(limit), deadline)
 
     # -----------------------------------------------------------------------------------------------------------------
 

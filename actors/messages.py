@@ -743,14 +743,14 @@ class Change:
     Attributes:
         number: gap-free, ascending.
         kind: `publish` or `delete` a document, `collection` (created), `drop` (a collection), `sources` (SQL sources
-            changed), `encoder` (a fast encoder was fitted), or `gap` (an entry was lost, and `gatherum doctor` put this
-            one in its place).
+            changed), `lookups` (stored lookups changed), `encoder` (a fast encoder was fitted), or `gap` (an entry was
+            lost, and `gatherum doctor` put this one in its place).
         document_id: empty where it is about none.
         collection: empty where it is about none.
     """
 
     number: int
-    kind: Literal["publish", "delete", "collection", "drop", "sources", "encoder", "gap"]
+    kind: Literal["publish", "delete", "collection", "drop", "sources", "lookups", "encoder", "gap"]
     document_id: str = ""
     collection: str = ""
 
@@ -918,11 +918,16 @@ class EntityMention:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A registered SQL database. `path` is relative to `sources.sqlite_root`."""
+    """A registered SQL database. `path` is relative to `sources.sqlite_root`.
+
+    Attributes:
+        exclude: columns left out of names and evidence, as in `sources.exclude`.
+    """
 
     name: str
     kind: Literal["sqlite"]
     path: str
+    exclude: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

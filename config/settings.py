@@ -251,6 +251,11 @@ class SourcesSettings(Section):
     timeout_s: float = Field(gt=0, description="Budget of one look-up, s.")
     max_rows: int = Field(ge=1, description="Most rows read by one look-up.")
     max_values: int = Field(ge=0, description="Most name-like values taken from one column.")
+    max_names: int = Field(ge=0, description="Most name-like values taken from one source.")
+    exclude: tuple[str, ...] = Field(
+        description="Columns whose values are neither looked for in questions nor shown as evidence, each as "
+        "`table.column` with `*` for anything; statements and stored lookups may read them all the same."
+    )
     max_concurrent: int = Field(ge=1, description="Statements that run in one source at once, per process.")
 
 

@@ -108,7 +108,9 @@ def hidden(table: str, column: str, patterns: Sequence[str]) -> bool:
 
 def text_columns(kind: Kind, table: Table, exclude: Sequence[str]) -> list[str]:
     """The columns that may hold names, by their type."""
-    return [name for name, type_ in table.columns.items() if _is_text(kind, type_) and not hidden(table.name, name, exclude)]
+    return [
+        name for name, type_ in table.columns.items() if _is_text(kind, type_) and not hidden(table.name, name, exclude)
+    ]
 
 
 def sample(kind: Kind, table: Table, column: str) -> str:

@@ -27,7 +27,7 @@ async def add(connection: AsyncConnection, now: float, lookup: StoredLookup) -> 
     await find_source(connection, lookup.source)
     row = asdict(lookup) | {"parameters": [asdict(parameter) for parameter in lookup.parameters], "created_at": now}
     if await insert_new(connection, lookups, row):
-        return await changes.draw(connection, now, Change(0, "sources"))
+        return await changes.draw(connection, now, Change(0, "lookups"))
     if await find(connection, lookup.source, lookup.name) != lookup:
         raise Conflict("Another lookup of this source has the name; remove that one first, or choose another name.")
     return None
@@ -71,7 +71,7 @@ async def remove(connection: AsyncConnection, now: float, source: str, name: str
     gone = delete(lookups).where(lookups.c.source == source, lookups.c.name == name)
     if (await connection.execute(gone)).rowcount != 1:
         raise UnknownLookup("The source has no lookup of this name.")
-    return await changes.draw(connection, now, Change(0, "sources"))
+    return await changes.draw(connection, now, Change(0, "lookups"))
 
 
 def _all() -> Select[Any]:
