@@ -107,7 +107,7 @@ def create_roles(settings: Settings) -> list[tuple[str, ActorHandle[Any]]]:
     files = open_blobs(settings.blobs, settings.data_dir)
     places = {"url": settings.database_url, "blobs": files}
     wanted: list[tuple[type[Any], int, tuple[Any, ...], dict[str, Any]]] = [
-        (Database, 1, database, {**places, "max_attempts": settings.ingest.max_attempts}),
+        (Database, 1, database, {**places, "max_attempts": settings.ingest.max_attempts, "model": settings.model}),
         (
             Retriever,
             settings.retrieval.replicas,
@@ -131,7 +131,12 @@ def create_roles(settings: Settings) -> list[tuple[str, ActorHandle[Any]]]:
             Orchestrator,
             settings.orchestrator.replicas,
             (settings.orchestrator,),
-            {"retrieval": roles.retrieval, "entities": roles.entities, "database": roles.database},
+            {
+                "retrieval": roles.retrieval,
+                "entities": roles.entities,
+                "database": roles.database,
+                "text_to_sql": bool(settings.model.url) and settings.model.text_to_sql,
+            },
         ),
     ]
     started = []

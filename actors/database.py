@@ -35,6 +35,7 @@ from actors.messages import (
     Health,
     Job,
     Lease,
+    LinkedEntity,
     Lookup,
     LookupCall,
     Page,
@@ -52,6 +53,7 @@ from actors.messages import (
 from actors.reading import PIPELINE
 from actors.sql.evidence import Finder
 from actors.sql.lookups import call as lookup_call
+from actors.sql.model import Model
 from actors.sql.sources import Sources
 from actors.store import (
     changes,
@@ -77,7 +79,7 @@ from actors.store.doctor import Doctor, announce
 from actors.store.engine import Store
 from actors.store.entities import Wanted
 from config import logs
-from config.settings import BlobSettings, DatabaseSettings, SourcesSettings
+from config.settings import BlobSettings, DatabaseSettings, ModelSettings, SourcesSettings
 
 T = TypeVar("T")
 
@@ -104,6 +106,7 @@ class Database:
         blobs: the files.
         blob_settings: their section: how often they are swept, and what for.
         max_attempts: attempts of each new job.
+        model: the section of the language model; None where none will be asked.
     """
 
     ROLE: ClassVar[str] = "database"
@@ -168,6 +171,7 @@ class Database:
         url: str,
         blobs: Blobs,
         max_attempts: int,
+        model: ModelSettings | None = None,
     ) -> None:
         self._settings = settings
         self._url = dialect.parse_url(url)
@@ -180,6 +184,7 @@ class Database:
         self._max_attempts = max_attempts
         self._sources = Sources(sources, store_path=dialect.file_of(self._url))
         self._finder = Finder(sources, self._sources)
+        self._model = Model(model) if model is not None else None
         self._opened: Store | None = None
         self._revision = ""
         self._look_for_gone = 0.0  # monotonic, s
@@ -210,6 +215,8 @@ class Database:
             self._stopping.set()
             self._sweeping.cancel()
             await asyncio.wait((self._sweeping,))
+        if self._model is not None:
+            await self._model.close()
         if self._opened is not None:
             await self._opened.close()
 
@@ -792,6 +799,34 @@ class Database:
 
         source, stored = await self._read(work, deadline, "finding a source")
         return await self._finder.find_many(source, wanted, {lookup.name: lookup for lookup in stored}, deadline)
+
+    async def write_sql_many(
+        self, asked: list[tuple[str, tuple[LinkedEntity, ...], tuple[str, ...] | None]], *, deadline: Deadline
+    ) -> list[Evidence | GatherumError]:
+        """The rows of the statements that a language model writes for questions, or what went wrong, in order.
+
+        Args:
+            asked: questions, each with the names in it and the sources that it may ask (None for all).
+            deadline: of them all.
+
+        Raises:
+            Unavailable: there is no language model.
+        """
+        model = self._model
+        if model is None:
+            raise Unavailable("No language model is configured.")
+        every = await self.sources(deadline=deadline)
+
+        async def one(
+            text: str, names: tuple[LinkedEntity, ...], may: tuple[str, ...] | None
+        ) -> Evidence | GatherumError:
+            allowed = [source for source in every if may is None or source.name in may]
+            try:
+                return await self._finder.write(model, text, names, allowed, deadline)
+            except GatherumError as error:
+                return error
+
+        return await asyncio.gather(*(one(*question) for question in asked))
 
     # --- lookups -----------------------------------------------------------------------------------------------------
 

@@ -259,6 +259,31 @@ class SourcesSettings(Section):
     max_concurrent: int = Field(ge=1, description="Statements that run in one source at once, per process.")
 
 
+class ModelSettings(Section):
+    """A language model behind an OpenAI-compatible API (`actors/sql/model.py`); nothing needs one."""
+
+    url: str = Field(
+        description="Where its API is, such as `http://127.0.0.1:11434/v1`; empty for none. Questions, and names of "
+        "tables, columns and values that they mention, are sent there."
+    )
+    name: str = Field(description="What the API calls the model.")
+    key_env: str = Field(description="Name of the environment variable that holds the API's key; empty for none.")
+    text_to_sql: bool = Field(
+        description="Whether it is asked for an SQL statement where a question calls for no stored lookup. The "
+        "statement goes through the same guard as any other, and is shown."
+    )
+    timeout_s: float = Field(gt=0, description="Budget of one call, s.")
+    max_tokens: int = Field(ge=16, description="Longest reply that is asked for, tokens.")
+    calls_per_minute: int = Field(ge=0, description="Most calls in any minute; questions beyond go without.")
+
+    @field_validator("url")
+    @classmethod
+    def _is_http(cls, url: str) -> str:
+        if url and not re.match(r"https?://[^/\s?#@]+", url):
+            raise ValueError(f"{url!r} is no http or https URL")
+        return url.rstrip("/")
+
+
 class EgressSettings(Section):
     """Fetching PDFs from URLs (`actors/egress.py`, `serve/fetch.py`)."""
 
@@ -329,6 +354,7 @@ class Settings(Section):
     blobs: BlobSettings
     ingest: IngestSettings
     sources: SourcesSettings
+    model: ModelSettings
     egress: EgressSettings
     ray: RaySettings
     logs: LogSettings

@@ -60,9 +60,7 @@ def tell_rows(
             continue
         naming = _name_column(row, words)
         # The value that the row was found by is in the question already.
-        known = {
-            column for column, value in row.columns.items() if (row.source, row.table, column, value) in found_by
-        }
+        known = {column for column, value in row.columns.items() if (row.source, row.table, column, value) in found_by}
         asked = [
             column
             for column, value in row.columns.items()

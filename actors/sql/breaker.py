@@ -23,15 +23,15 @@ LONGEST_PAUSE_S: Final = 30.0
 
 
 class Breaker:
-    """Of one source.
+    """Of one source, or of a language model.
 
     Args:
-        source: its name.
+        what: it is, at the beginning of a sentence.
         clock: monotonic, s.
     """
 
-    def __init__(self, source: str, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._source = source
+    def __init__(self, what: str, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._what = what
         self._clock = clock
         self._failures = 0
         self._why = ""
@@ -54,7 +54,7 @@ class Breaker:
             left = self._open_until - self._clock()
             if left > 0 or self._trying:
                 raise Unavailable(
-                    f"The source {self._source!r} has failed {self._failures} times in a row and is tried again"
+                    f"{self._what} has failed {self._failures} times in a row and is tried again"
                     f"{f' in {left:.0f} s' if left >= 1 else ' soon'}. {self._why}"
                 )
             self._trying = True

@@ -14,10 +14,11 @@ from typing import Any, Final, cast
 
 from actors.deadline import Deadline
 from actors.errors import DeadlineExceeded, GatherumError, NotFound, UnknownLookup
-from actors.messages import Evidence, Lookup, LookupCall, Row, RowKind, Source, SourceValue, StoredLookup
+from actors.messages import Evidence, LinkedEntity, Lookup, LookupCall, Row, RowKind, Source, SourceValue, StoredLookup
 from actors.sql import links, lookups
 from actors.sql.breaker import Breaker
 from actors.sql.guard import is_name_column
+from actors.sql.model import Model, blamed, fitting, messages, statement
 from actors.sql.running import Limits
 from actors.sql.sources import Sources
 from config import logs
@@ -88,8 +89,8 @@ class Finder:
         sample = await self._rows(source, links.sample(source.kind, table, column), {}, links.SAMPLE_ROWS, deadline)
         if not is_name_column([value for (value,) in sample if isinstance(value, str)]):
             return []
-        statement = links.names(source.kind, table, column, most)
-        return list(links.named(await self._rows(source, statement, {}, most, deadline, size=MAX_NAMES_BYTES)))
+        sql = links.names(source.kind, table, column, most)
+        return list(links.named(await self._rows(source, sql, {}, most, deadline, size=MAX_NAMES_BYTES)))
 
     # --- rows ---
 
@@ -147,14 +148,42 @@ class Finder:
             await self._result(source, lookup.sql, arguments, limit, deadline, ("lookup", lookup.name, shown))
         )
 
-    async def select(self, source: Source, sql: str, deadline: Deadline) -> Evidence:
-        """Run a statement that a language model wrote.
+    async def write(
+        self, model: Model, text: str, entities: Sequence[LinkedEntity], sources: Sequence[Source], deadline: Deadline
+    ) -> Evidence:
+        """The rows of the statement that a language model writes for a question; none where it writes none.
+
+        Args:
+            model: is asked.
+            text: the question.
+            entities: the names in it.
+            sources: that it may ask; the one whose tables and columns it speaks of is taken.
+            deadline: of all of it.
 
         Raises:
-            GatherumError: it was refused, or the source did not answer.
+            GatherumError: the model or the source did not answer, or the statement was refused; then it is told.
         """
-        limit, within = self._settings.max_rows, deadline.within(self._settings.timeout_s)
-        return Evidence(await self._result(source, sql, {}, limit, within, ("model", "", sql)))
+        schemas: dict[str, Mapping[str, links.Table]] = {}
+        away: GatherumError | None = None
+        for source in sources:
+            try:
+                schemas[source.name] = await self._tables(source, deadline.within(self._settings.timeout_s))
+            except GatherumError as error:
+                away = error
+        if away is not None and not schemas:
+            raise away
+        name = fitting(text, entities, schemas)
+        if name is None:
+            return Evidence()
+        source = next(source for source in sources if source.name == name)
+        sql = statement(await model.reply(messages(text, entities, source.kind, name, schemas[name]), deadline))
+        if sql is None:
+            return Evidence()
+        within = deadline.within(self._settings.timeout_s)
+        try:
+            return Evidence(await self._result(source, sql, {}, self._settings.max_rows, within, ("model", "", sql)))
+        except GatherumError as error:
+            raise blamed(error, sql) from None
 
     async def _find(
         self,
@@ -168,7 +197,7 @@ class Finder:
         lookup = stored.get(wanted.name) if isinstance(wanted, LookupCall) else None
         if isinstance(wanted, LookupCall) and lookup is None:
             return UnknownLookup(f"The source has no lookup {wanted.name!r} any more.")
-        breaker = self._breakers.setdefault(source.name, Breaker(source.name))
+        breaker = self._breakers.setdefault(source.name, Breaker(f"The source {source.name!r}"))
         try:
             with breaker.watching(fair=fair):
                 if isinstance(wanted, LookupCall) and lookup is not None:
@@ -184,26 +213,26 @@ class Finder:
         if table is None or lookup.column not in table.columns:
             raise NotFound(f"The source {source.name!r} has no column {lookup.column!r} in a table {lookup.table!r}.")
         exclude = self._excluded(source)
-        statement = links.direct(source.kind, table, lookup, exclude, self._settings.max_rows)
-        rows = await self._evidence(source, statement, exclude, deadline)
+        first = links.direct(source.kind, table, lookup, exclude, self._settings.max_rows)
+        rows = await self._evidence(source, first, exclude, deadline)
         if not rows and lookup.key is not None:
             # The row has got another key since the names were read.
             return await self._linked(source, Lookup(source.name, table.name, lookup.column, lookup.value), deadline)
         error: GatherumError | None = None
         if 0 < len(rows) <= links.FOLLOW:
             try:
-                for statement in links.followed(source.kind, schema, table, lookup, exclude):
-                    rows += await self._evidence(source, statement, exclude, deadline)
+                for further in links.followed(source.kind, schema, table, lookup, exclude):
+                    rows += await self._evidence(source, further, exclude, deadline)
             except GatherumError as failed:
                 # What was asked for is there; what goes with it is an extra, whose lack is told.
                 error = failed
         return Evidence(tuple(rows), error)
 
     async def _evidence(
-        self, source: Source, statement: links.Statement, exclude: Sequence[str], deadline: Deadline
+        self, source: Source, asked: links.Statement, exclude: Sequence[str], deadline: Deadline
     ) -> list[Row]:
-        found = await self._rows(source, statement.sql, statement.params, statement.limit, deadline)
-        return links.rows(source.kind, source.name, statement, found, exclude)
+        found = await self._rows(source, asked.sql, asked.params, asked.limit, deadline)
+        return links.rows(source.kind, source.name, asked, found, exclude)
 
     async def _result(
         self,
@@ -238,20 +267,19 @@ class Finder:
                 return await result.rows()
 
         tables = {}
-        for (name,) in await look("SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"):
-            about = await look(f"SELECT name, type, pk FROM pragma_table_xinfo('{name}') ORDER BY cid")
-            keys = await look(
-                f'SELECT id, "table", "from", "to" FROM pragma_foreign_key_list(\'{name}\') ORDER BY id, seq'
-            )
+        for (name,) in await look("SELECT name FROM sqlite_master WHERE type = 'table'"):
+            if name.startswith("sqlite_"):
+                continue
+            about = await look(f"PRAGMA table_xinfo({links.quoted('sqlite', name)})")
             foreign: dict[int, list[tuple[Any, ...]]] = {}
-            for key in keys:
+            for key in await look(f"PRAGMA foreign_key_list({links.quoted('sqlite', name)})"):
                 foreign.setdefault(key[0], []).append(key)
             tables[name] = links.Table(
                 name,
-                {column: declared for column, declared, _ in about},
-                tuple(column for _, column in sorted((part, column) for column, _, part in about if part)),
+                {column[1]: column[2] for column in about},
+                tuple(column for _, column in sorted((column[5], column[1]) for column in about if column[5])),
                 tuple(
-                    links.ForeignKey(tuple(k[2] for k in key), key[0][1], tuple(k[3] for k in key))
+                    links.ForeignKey(tuple(k[3] for k in key), key[0][2], tuple(k[4] for k in key))
                     for key in foreign.values()
                 ),
             )

@@ -22,7 +22,7 @@ class Clock:
 
 def broken() -> tuple[Breaker, Clock]:
     clock = Clock()
-    breaker = Breaker("shop", clock=clock)
+    breaker = Breaker("The source 'shop'", clock=clock)
     for _ in range(FAILURES):
         fail(breaker)
     return breaker, clock
@@ -50,7 +50,7 @@ def cancel() -> None:
 
 def test_failures_in_a_row_open_it_and_it_says_why() -> None:
     clock = Clock()
-    breaker = Breaker("shop", clock=clock)
+    breaker = Breaker("The source 'shop'", clock=clock)
     for _ in range(FAILURES - 1):
         fail(breaker)
     assert lets_through(breaker)
@@ -61,7 +61,7 @@ def test_failures_in_a_row_open_it_and_it_says_why() -> None:
 
 
 def test_a_success_between_failures_keeps_it_closed() -> None:
-    breaker = Breaker("shop", clock=Clock())
+    breaker = Breaker("The source 'shop'", clock=Clock())
     for _ in range(5 * FAILURES):
         fail(breaker)
         with breaker.watching():
@@ -71,7 +71,7 @@ def test_a_success_between_failures_keeps_it_closed() -> None:
 
 @pytest.mark.parametrize(("error", "fair"), [(InvalidInput("No SELECT."), True), (DeadlineExceeded("Late."), False)])
 def test_what_is_not_the_sources_fault_does_not_count(error: GatherumError, fair: bool) -> None:
-    breaker = Breaker("shop", clock=Clock())
+    breaker = Breaker("The source 'shop'", clock=Clock())
     for _ in range(2 * FAILURES):
         fail(breaker, error, fair=fair)
     fail(breaker, Overloaded("Too many statements."))
@@ -112,7 +112,7 @@ def test_pauses_grow_with_trials_that_fail_and_start_anew_after_a_success() -> N
 @given(st.lists(st.tuples(st.sampled_from(["ok", "down", "wrong"]), st.floats(0, 40)), max_size=60))
 def test_whatever_happened_it_lets_somebody_through_within_the_longest_pause(history: list[tuple[str, float]]) -> None:
     clock = Clock()
-    breaker = Breaker("shop", clock=clock)
+    breaker = Breaker("The source 'shop'", clock=clock)
     for what, later in history:
         clock.now += later
         try:

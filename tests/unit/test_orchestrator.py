@@ -127,6 +127,7 @@ class FakeDatabase(Branch):
         self.model: Evidence | GatherumError = Evidence()
         self.log: list[Change] = []
         self.news = asyncio.Event()
+        self.followed = asyncio.Event()
 
     async def evidence_many(self, source: str, wanted: list[Wanted], *, deadline: Deadline) -> list[Any]:
         if source in self.slow:
@@ -145,9 +146,10 @@ class FakeDatabase(Branch):
         return len(self.log)
 
     async def changes(self, after: int, wait_s: float, limit: int, *, deadline: Deadline) -> list[Change]:
-        while len(self.log) <= after:
+        if len(self.log) <= after:
+            self.followed.set()
             await self.news.wait()
-            self.news.clear()
+        self.news.clear()
         return self.log[after:]
 
     async def lookups(self, source: str | None = None, *, deadline: Deadline) -> list[StoredLookup]:
@@ -156,6 +158,7 @@ class FakeDatabase(Branch):
     def store(self, *lookups: StoredLookup) -> None:
         self.stored = list(lookups)
         self.log.append(Change(len(self.log) + 1, "lookups"))
+        self.followed.clear()
         self.news.set()
 
     async def sources(self, *, deadline: Deadline) -> list[Source]:
@@ -269,11 +272,11 @@ async def test_rows_that_are_not_all_count_and_what_lacks_is_told(
 async def test_stored_lookups_are_called_for_as_soon_as_they_are_stored(roles: Roles) -> None:
     await roles.orchestrator.start()
     asked = "Which missions visited Titan?"
+    await roles.database.followed.wait()
     before = await roles.ask_one(asked)
     assert before.rows == (ROW,)
     roles.database.store(VISITS)
-    while not (await roles.orchestrator.health(deadline=SOON)).detail["lookups"]:
-        await asyncio.sleep(0)
+    await roles.database.followed.wait()
     answer, elsewhere = await roles.ask(question(asked), question(asked, sources=()))
     assert isinstance(answer, Answer)
     assert answer.rows == (ROW, TOTAL)
@@ -298,8 +301,7 @@ async def test_a_model_is_asked_only_where_that_is_on_and_no_lookup_is_called() 
     assert statuses(await roles.ask_one("How many?", sources=()))["sql"] == "skipped"
     await roles.orchestrator.start()
     roles.database.store(VISITS)
-    while not (await roles.orchestrator.health(deadline=SOON)).detail["lookups"]:
-        await asyncio.sleep(0)
+    await roles.database.followed.wait()
     assert "model" not in statuses(await roles.ask_one("Which missions visited Titan?"))
     await roles.orchestrator.stop()
     off = Roles()
