@@ -1005,7 +1005,9 @@ class Evidence:
 
     Attributes:
         error: what kept further rows back.
+        truncated: whether a limit did.
     """
 
     rows: tuple[Row, ...] = ()
     error: GatherumError | None = None
+    truncated: bool = False

@@ -24,7 +24,7 @@ from config.settings import ApiSettings
 from serve import problems
 from serve.fetch import Fetcher
 from serve.pace import Paced, Stalled
-from serve.routes import admin, ask, collections, documents, entities, extract, jobs, sources
+from serve.routes import admin, ask, collections, documents, entities, extract, jobs, lookups, sources
 from serve.services import Services, Turnstile
 
 UPLOAD_PATHS = frozenset({documents.UPLOAD_PATH, extract.PATH})
@@ -52,7 +52,7 @@ def create_app(services: Services) -> FastAPI:
     app.state.event_streams = Turnstile(services.settings.api.max_event_streams, "event streams")
     app.state.follower = jobs.follower(services)
     problems.install(app)
-    for module in (ask, documents, extract, jobs, collections, entities, sources, admin):
+    for module in (ask, documents, extract, jobs, collections, entities, sources, lookups, admin):
         app.include_router(module.router)
     app.add_middleware(_Envelope, settings=services.settings.api)
     return app

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import json
 import sys
+import tomllib
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from enum import StrEnum
 from importlib.metadata import PackageNotFoundError
@@ -106,6 +107,8 @@ app = typer.Typer(
 )
 sources_app = typer.Typer(help="Register, list and remove SQL databases.", no_args_is_help=True)
 app.add_typer(sources_app, name="sources")
+lookups_app = typer.Typer(help="Store and run SELECTs that questions are answered by.", no_args_is_help=True)
+app.add_typer(lookups_app, name="lookups")
 jobs_app = typer.Typer(invoke_without_command=True)
 app.add_typer(jobs_app, name="jobs")
 db_app = typer.Typer(help="Upgrade, back up, restore and move the database.", no_args_is_help=True)
@@ -494,6 +497,73 @@ def sources_remove(
     """Forget a database. Its file is not touched."""
     _with_client(url, lambda client: client.remove_source(name))
     _print({"removed": name}, as_json, f"Source {name} is removed.")
+
+
+@sources_app.command("refresh")
+def sources_refresh(
+    name: Annotated[str, typer.Argument(help="Name of the source.")], url: Url = None, as_json: Json = False
+) -> None:
+    """Read the names in a database again, now."""
+    _with_client(url, lambda client: client.refresh_source(name))
+    _print({"refreshed": name}, as_json, f"The names in {name} are being read again.")
+
+
+@lookups_app.command("list")
+def lookups_list(
+    source: Annotated[str, typer.Argument(help="Name of the source.")], url: Url = None, as_json: Json = False
+) -> None:
+    """List the lookups of a source."""
+    from serve import render
+
+    items = _with_client(url, lambda client: client.lookups(source))
+    _print(items, as_json, lambda: render.lookups(items))
+
+
+@lookups_app.command("add")
+def lookups_add(
+    source: Annotated[str, typer.Argument(help="Name of the source.")],
+    file: Annotated[Path, typer.Argument(help="TOML file with name, description, sql and parameters.")],
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Store a lookup; docs/lookups.md shows what the file holds."""
+    try:
+        lookup = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        _fail(f"{file} cannot be read: {error.strerror}.", 2)
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        _fail(f"{file} is no TOML: {error}.", 2)
+    stored = _with_client(url, lambda client: client.add_lookup(source, lookup))
+    _print(stored, as_json, f"Lookup {stored['name']} is stored.")
+
+
+@lookups_app.command("run")
+def lookups_run(
+    source: Annotated[str, typer.Argument(help="Name of the source.")],
+    name: Annotated[str, typer.Argument(help="Name of the lookup.")],
+    argument: Annotated[list[str] | None, typer.Argument(help="A value for a parameter, as name=value.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Most rows.")] = 100,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Run a lookup."""
+    from serve import render
+
+    arguments = dict(each.partition("=")[::2] for each in argument or ())
+    found = _with_client(url, lambda client: client.run_lookup(source, name, arguments, limit=limit))
+    _print(found, as_json, lambda: render.rows(found["rows"]))
+
+
+@lookups_app.command("remove")
+def lookups_remove(
+    source: Annotated[str, typer.Argument(help="Name of the source.")],
+    name: Annotated[str, typer.Argument(help="Name of the lookup.")],
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Forget a lookup."""
+    _with_client(url, lambda client: client.remove_lookup(source, name))
+    _print({"removed": name}, as_json, f"Lookup {name} is removed.")
 
 
 @app.command()

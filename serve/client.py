@@ -315,6 +315,30 @@ class AsyncClient:
         """Forget a source. The database itself is not touched."""
         await self._call("DELETE", f"/v1/sources/{name}")
 
+    async def refresh_source(self, name: str) -> None:
+        """Have the names in a source read again, soon."""
+        await self._call("POST", f"/v1/sources/{name}/refresh")
+
+    async def lookups(self, source: str) -> list[dict[str, Any]]:
+        """The stored lookups of a source."""
+        items: list[dict[str, Any]] = (await self._call("GET", f"/v1/sources/{source}/lookups"))["items"]
+        return items
+
+    async def add_lookup(self, source: str, lookup: Mapping[str, Any]) -> dict[str, Any]:
+        """Store a lookup: `{name, description, sql, parameters}`, as `POST /v1/sources/{name}/lookups` takes it."""
+        return await self._call("POST", f"/v1/sources/{source}/lookups", json=dict(lookup))
+
+    async def run_lookup(
+        self, source: str, name: str, arguments: Mapping[str, Any], *, limit: int = 100
+    ) -> dict[str, Any]:
+        """Run a stored lookup; the answer is `{rows, truncated}`."""
+        body = {"arguments": dict(arguments), "limit": limit}
+        return await self._call("POST", f"/v1/sources/{source}/lookups/{name}", json=body)
+
+    async def remove_lookup(self, source: str, name: str) -> None:
+        """Forget a stored lookup."""
+        await self._call("DELETE", f"/v1/sources/{source}/lookups/{name}")
+
     async def _patiently(self, call: Callable[[], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
         """The call's answer, repeating it within the patience; only for calls that may run twice."""
         give_up = time.monotonic() + self._patience_s

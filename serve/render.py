@@ -331,6 +331,17 @@ def sources(items: Sequence[Mapping[str, Any]]) -> RenderableType:
     return table
 
 
+def lookups(items: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """Stored lookups of a source."""
+    if not items:
+        return Text("No lookups. Store one: gatherum lookups add SOURCE FILE")
+    table = _table("Lookup", "Parameters", "What it finds")
+    for item in items:
+        parameters = ", ".join(f"{parameter['name']}: {parameter['type']}" for parameter in item["parameters"])
+        table.add_row(Text(item["name"]), Text(parameters), Text(item["description"]))
+    return table
+
+
 def checkup(found: Mapping[str, Any]) -> RenderableType:
     """What the doctor has found, and what became of it."""
     looked_at = _pairs(found["looked_at"])

@@ -64,6 +64,40 @@ class SourceBody(Body):
     path: str = Field(min_length=1, max_length=1000, description="File, relative to `sources.sqlite_root`.")
 
 
+class ParameterBody(Body):
+    """A parameter of a stored lookup."""
+
+    name: str = Field(max_length=64, description="As in the statement, where a colon stands before it.")
+    type: Literal["text", "integer", "number", "date", "boolean"]
+    description: str = Field("", max_length=500, description="For people and models.")
+    column: str = Field(
+        "",
+        max_length=300,
+        description="`table.column` whose values it takes; a name of any column fits where it is empty.",
+    )
+    required: bool = Field(True, description="Whether the lookup needs it.")
+    default: str | int | float | bool | None = Field(None, description="What it is where it is not given.")
+
+
+class LookupBody(Body):
+    """A stored lookup: a SELECT that questions are answered by."""
+
+    name: str = Field(max_length=64, examples=["customer_total"])
+    description: str = Field(
+        description="What it finds, in the words of those who ask; each sentence is another way to ask for it.",
+        examples=["Total of all invoices of a customer. How much has a customer spent."],
+    )
+    sql: str = Field(description="One SELECT, with `:name` for each parameter.")
+    parameters: list[ParameterBody] = Field(default_factory=list)
+
+
+class LookupRunBody(Body):
+    """Arguments of a stored lookup."""
+
+    arguments: dict[str, Any] = Field(default_factory=dict, description="A value for each parameter, by its name.")
+    limit: int = Field(100, ge=1, le=10_000, description="Most rows.")
+
+
 class UrlBody(Body):
     """A PDF to be fetched."""
 
@@ -285,6 +319,20 @@ class SourcesView(BaseModel):
     next: str | None
 
 
+class LookupView(LookupBody):
+    """A stored lookup."""
+
+    source: str
+    arguments: dict[str, Any] = Field(description="JSON schema of its arguments, as tools of models are described.")
+
+
+class LookupsView(BaseModel):
+    """The stored lookups of a source."""
+
+    items: list[LookupView]
+    next: str | None
+
+
 class CitationView(BaseModel):
     """Where a sentence stands: boxes on a page of a document, or a row of a table."""
 
@@ -297,6 +345,7 @@ class CitationView(BaseModel):
     source: str | None = None
     table: str | None = None
     key: dict[str, Any] | None = None
+    kind: Literal["table", "lookup", "model"] | None = None
 
 
 class SentenceView(BaseModel):
@@ -335,10 +384,19 @@ class RowView(BaseModel):
     """A row of an SQL source."""
 
     source: str
-    table: str
-    key: dict[str, Any]
+    table: str = Field(description="Of a lookup's result its name; empty for a statement of a language model.")
+    key: dict[str, Any] = Field(description="Primary key; of a result the arguments, and `row`, its place in it.")
     columns: dict[str, Any]
-    sql: str
+    sql: str = Field(description="The statement that finds it again.")
+    kind: Literal["table", "lookup", "model"]
+    via: str = Field(description="The foreign key that led to it, as `table.column`; empty where a name did.")
+
+
+class RowsView(BaseModel):
+    """Rows of a stored lookup."""
+
+    rows: list[RowView]
+    truncated: bool = Field(description="Whether there are more.")
 
 
 class EntityView(BaseModel):

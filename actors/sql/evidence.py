@@ -144,9 +144,7 @@ class Finder:
         """
         arguments = dict(call.arguments)
         shown = lookups.shown(lookup.sql, arguments)
-        return Evidence(
-            await self._result(source, lookup.sql, arguments, limit, deadline, ("lookup", lookup.name, shown))
-        )
+        return await self._result(source, lookup.sql, arguments, limit, deadline, ("lookup", lookup.name, shown))
 
     async def write(
         self, model: Model, text: str, entities: Sequence[LinkedEntity], sources: Sequence[Source], deadline: Deadline
@@ -181,7 +179,7 @@ class Finder:
             return Evidence()
         within = deadline.within(self._settings.timeout_s)
         try:
-            return Evidence(await self._result(source, sql, {}, self._settings.max_rows, within, ("model", "", sql)))
+            return await self._result(source, sql, {}, self._settings.max_rows, within, ("model", "", sql))
         except GatherumError as error:
             raise blamed(error, sql) from None
 
@@ -242,21 +240,24 @@ class Finder:
         limit: int,
         deadline: Deadline,
         called: tuple[RowKind, str, str],
-    ) -> tuple[Row, ...]:
+    ) -> Evidence:
         kind, name, shown = called
         async with self._sources.query(source, sql, arguments, Limits(limit, MAX_BYTES), deadline) as result:
             columns = _distinct([column.name for column in result.columns])
             rows = await result.rows()
-        return tuple(
-            Row(
-                source.name,
-                name,
-                {**arguments, "row": number},
-                {column: _cell(value) for column, value in zip(columns, row, strict=True)},
-                shown,
-                kind,
-            )
-            for number, row in enumerate(rows, 1)
+        return Evidence(
+            tuple(
+                Row(
+                    source.name,
+                    name,
+                    {**arguments, "row": number},
+                    {column: _cell(value) for column, value in zip(columns, row, strict=True)},
+                    shown,
+                    kind,
+                )
+                for number, row in enumerate(rows, 1)
+            ),
+            truncated=result.truncated,
         )
 
     async def _tables(self, source: Source, deadline: Deadline) -> Mapping[str, links.Table]:

@@ -103,7 +103,7 @@ def call(lookup: StoredLookup, arguments: Mapping[str, Any]) -> LookupCall:
 
 
 def typed(parameter: Parameter, value: Any) -> Scalar:
-    """A value as its parameter's type has it. Text is read as a number or a date where one is wanted.
+    """A value as its parameter's type has it. Text is read as what is wanted.
 
     Raises:
         InvalidInput: it is none.
@@ -122,9 +122,10 @@ def _text(value: Any) -> str:
 
 
 def _boolean(value: Any) -> bool:
-    if not isinstance(value, bool):
+    found = {"true": True, "false": False}.get(value, value) if isinstance(value, str) else value
+    if not isinstance(found, bool):
         raise TypeError
-    return value
+    return found
 
 
 def _integer(value: Any) -> int:
