@@ -78,6 +78,7 @@ class FakeServer:
     uploads: list[tuple[str, str, bytes]] = field(default_factory=list)
     jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
     sources: dict[str, str] = field(default_factory=dict)
+    lookups: dict[str, dict[str, Any]] = field(default_factory=dict)
     listed: list[Job] = field(default_factory=list)
     trouble: list[str] = field(default_factory=list)
     told: list[tuple[str, str]] = field(default_factory=list)
@@ -137,11 +138,32 @@ class FakeServer:
             case "GET", ["v1", "sources"]:
                 items = [{"name": name, "kind": "sqlite", "path": path} for name, path in self.sources.items()]
                 return httpx.Response(200, json={"items": items, "next": None})
+            case _, ["v1", "sources", source, "lookups", *rest]:
+                return self._lookup(request, source, *rest)
+            case "POST", ["v1", "sources", name, "refresh"]:
+                self.told.append(("refresh", name))
+                return httpx.Response(202)
             case "DELETE", ["v1", "sources", name]:
                 if self.sources.pop(name, None) is None:
                     return problem(404, "unknown_source", f"There is no source {name}.")
                 return httpx.Response(204)
         return problem(404, "not_found", "There is nothing at this path.")
+
+    def _lookup(self, request: httpx.Request, source: str, name: str = "") -> httpx.Response:
+        match request.method:
+            case "GET":
+                return httpx.Response(200, json={"items": list(self.lookups.values()), "next": None})
+            case "DELETE":
+                if self.lookups.pop(name, None) is None:
+                    return problem(404, "unknown_lookup", "The source has no lookup of this name.")
+                return httpx.Response(204)
+        body = json.loads(request.content)
+        if not name:
+            self.lookups[body["name"]] = {"parameters": [], **body, "source": source}
+            return httpx.Response(201, json=self.lookups[body["name"]])
+        key = {**body["arguments"], "row": 1}
+        row = {"source": source, "table": name, "key": key, "columns": {"total": 39.62}, "sql": ""}
+        return httpx.Response(200, json={"rows": [row][: body["limit"]], "truncated": False})
 
     def _upload(self, request: httpx.Request) -> httpx.Response:
         self.keys.append(request.headers["idempotency-key"])

@@ -300,6 +300,47 @@ def test_sources_are_added_listed_and_removed(run: Run, server: FakeServer) -> N
     assert result.stderr == "gatherum: There is no source sky.\n"
 
 
+def test_the_names_of_a_source_are_refreshed(run: Run, server: FakeServer) -> None:
+    assert json.loads(run("sources", "refresh", "sky", "--json").stdout) == {"refreshed": "sky"}
+    assert server.told == [("refresh", "sky")]
+
+
+def test_lookups_are_stored_listed_run_and_removed(run: Run, server: FakeServer, tmp_path: Path) -> None:
+    assert "No lookups" in run("lookups", "list", "shop").stdout
+    file = tmp_path / "total.toml"
+    file.write_text(
+        'name = "customer_total"\ndescription = "Total of a customer"\nsql = "SELECT :name"\n'
+        '[[parameters]]\nname = "name"\ntype = "text"\n'
+    )
+    assert run("lookups", "add", "shop", str(file)).stdout == "Lookup customer_total is stored.\n"
+    assert server.lookups["customer_total"]["parameters"] == [{"name": "name", "type": "text"}]
+    assert "name: text" in run("lookups", "list", "shop").stdout
+    shown = run("lookups", "run", "shop", "customer_total", "name=Köhler").stdout
+    assert "shop.customer_total name=Köhler, row=1" in shown
+    assert "total=39.62" in shown
+    assert json.loads(run("lookups", "run", "shop", "customer_total", "name=a=b", "--json").stdout)["rows"][0][
+        "key"
+    ] == {"name": "a=b", "row": 1}
+    assert json.loads(run("lookups", "remove", "shop", "customer_total", "--json").stdout) == {
+        "removed": "customer_total"
+    }
+    assert run("lookups", "remove", "shop", "customer_total").exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "says"), [(None, "cannot be read"), (b"name =", "is no TOML"), (b"\xff", "no TOML")]
+)
+def test_a_file_that_is_no_lookup_is_named(
+    run: Run, server: FakeServer, tmp_path: Path, content: bytes | None, says: str
+) -> None:
+    file = tmp_path / "total.toml"
+    if content is not None:
+        file.write_bytes(content)
+    result = run("lookups", "add", "shop", str(file))
+    assert result.exit_code == 2
+    assert says in result.stderr
+
+
 # --- config ---------------------------------------------------------------------------------------------------------
 
 
