@@ -62,10 +62,7 @@ def test_a_stored_lookup_answers_from_its_result(system: System, sky: Path) -> N
 
 
 def test_a_database_that_changes_under_a_question_breaks_nothing(system: System, sky: Path) -> None:
-    whole = sky.read_bytes()
-    connection = sqlite3.connect(sky)
-    connection.executescript("ALTER TABLE moons RENAME COLUMN name TO title")
-    connection.close()
+    alter(sky, "ALTER TABLE moons RENAME COLUMN name TO title")
     try:
         answer = ask(system, "What is the mean radius of Titan?")
         assert answer["partial"]
@@ -75,5 +72,10 @@ def test_a_database_that_changes_under_a_question_breaks_nothing(system: System,
         system.eventually(lambda: ask(system, "Titan")["rows"], "the names to be read again")
         assert not ask(system, "Titan")["partial"]
     finally:
-        sky.write_bytes(whole)
-        system.run("sources", "refresh", "sky")
+        alter(sky, "ALTER TABLE moons RENAME COLUMN title TO name")
+
+
+def alter(file: Path, script: str) -> None:
+    connection = sqlite3.connect(file)
+    connection.executescript(script)
+    connection.close()
