@@ -14,6 +14,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from sqlalchemy import URL
@@ -49,6 +50,7 @@ from actors.messages import (
 )
 from actors.reading import PIPELINE
 from actors.sql.sources import Sources
+from actors.sql.vault import Vault
 from actors.store import (
     changes,
     deletion,
@@ -99,6 +101,8 @@ class Database:
         blobs: the files.
         blob_settings: their section: how often they are swept, and what for.
         max_attempts: attempts of each new job.
+        sources_key: file of the key that the passwords of SQL databases are stored under; without it, SQLite files are
+            the only sources.
     """
 
     ROLE: ClassVar[str] = "database"
@@ -159,6 +163,7 @@ class Database:
         url: str,
         blobs: Blobs,
         max_attempts: int,
+        sources_key: Path | None = None,
     ) -> None:
         self._settings = settings
         self._url = dialect.parse_url(url)
@@ -169,7 +174,8 @@ class Database:
         self._sweeping: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
         self._max_attempts = max_attempts
-        self._sources = Sources(sources, store_path=dialect.file_of(self._url))
+        vault = Vault(sources_key, variables=sources.password_variables) if sources_key else None
+        self._sources = Sources(sources, store_path=dialect.file_of(self._url), vault=vault)
         self._opened: Store | None = None
         self._revision = ""
         self._look_for_gone = 0.0  # monotonic, s
@@ -195,11 +201,12 @@ class Database:
         logs.get().info("database_ready", revision=self._revision)
 
     async def stop(self) -> None:
-        """Stop sweeping and close the connections."""
+        """Stop sweeping and close the connections, those to SQL sources too."""
         if self._sweeping is not None:
             self._stopping.set()
             self._sweeping.cancel()
             await asyncio.wait((self._sweeping,))
+        await self._sources.close()
         if self._opened is not None:
             await self._opened.close()
 

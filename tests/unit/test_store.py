@@ -478,6 +478,9 @@ class FakeSources:
         self.asked.append((list(sources), list(lookups)))
         return [[] for _ in lookups]
 
+    async def close(self) -> None:
+        pass
+
 
 @pytest.fixture
 async def fake_sources(database: Database, monkeypatch: pytest.MonkeyPatch) -> FakeSources:
