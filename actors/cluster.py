@@ -107,7 +107,17 @@ def create_roles(settings: Settings) -> list[tuple[str, ActorHandle[Any]]]:
     files = open_blobs(settings.blobs, settings.data_dir)
     places = {"url": settings.database_url, "blobs": files}
     wanted: list[tuple[type[Any], int, tuple[Any, ...], dict[str, Any]]] = [
-        (Database, 1, database, {**places, "max_attempts": settings.ingest.max_attempts, "model": settings.model}),
+        (
+            Database,
+            1,
+            database,
+            {
+                **places,
+                "max_attempts": settings.ingest.max_attempts,
+                "sources_key": settings.sources_key,
+                "model": settings.model,
+            },
+        ),
         (
             Retriever,
             settings.retrieval.replicas,

@@ -14,6 +14,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from sqlalchemy import URL
@@ -55,6 +56,7 @@ from actors.sql.evidence import Finder
 from actors.sql.lookups import call as lookup_call
 from actors.sql.model import Model
 from actors.sql.sources import Sources
+from actors.sql.vault import Vault
 from actors.store import (
     changes,
     deletion,
@@ -106,6 +108,8 @@ class Database:
         blobs: the files.
         blob_settings: their section: how often they are swept, and what for.
         max_attempts: attempts of each new job.
+        sources_key: file of the key that the passwords of SQL databases are stored under; without it, SQLite files are
+            the only sources.
         model: the section of the language model; None where none will be asked.
     """
 
@@ -171,6 +175,7 @@ class Database:
         url: str,
         blobs: Blobs,
         max_attempts: int,
+        sources_key: Path | None = None,
         model: ModelSettings | None = None,
     ) -> None:
         self._settings = settings
@@ -182,7 +187,8 @@ class Database:
         self._sweeping: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
         self._max_attempts = max_attempts
-        self._sources = Sources(sources, store_path=dialect.file_of(self._url))
+        vault = Vault(sources_key, variables=sources.password_variables) if sources_key else None
+        self._sources = Sources(sources, store_path=dialect.file_of(self._url), vault=vault)
         self._finder = Finder(sources, self._sources)
         self._model = Model(model) if model is not None else None
         self._opened: Store | None = None
@@ -210,11 +216,12 @@ class Database:
         logs.get().info("database_ready", revision=self._revision)
 
     async def stop(self) -> None:
-        """Stop sweeping and close the connections."""
+        """Stop sweeping and close the connections, those to SQL sources too."""
         if self._sweeping is not None:
             self._stopping.set()
             self._sweeping.cancel()
             await asyncio.wait((self._sweeping,))
+        await self._sources.close()
         if self._model is not None:
             await self._model.close()
         if self._opened is not None:

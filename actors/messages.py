@@ -918,15 +918,29 @@ class EntityMention:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A registered SQL database. `path` is relative to `sources.sqlite_root`.
+    """A registered SQL database.
 
     Attributes:
+        path: of SQLite: the file, relative to `sources.sqlite_root`.
+        host, port, database, user: of a server.
+        password_env: name of the environment variable that holds the password.
+        secret: the password in the form that it is stored in, see `actors/sql/vault.py`; never shown.
+        tls: `prefer`: if the server has it; `require`: else no connection; `verify`: with a certificate for the host.
+        samples: whether values may be shown with the schema.
         exclude: columns left out of names and evidence, as in `sources.exclude`.
     """
 
     name: str
-    kind: Literal["sqlite"]
-    path: str
+    kind: Literal["sqlite", "postgresql", "mysql"]
+    path: str = ""
+    host: str = ""
+    port: int = 0
+    database: str = ""
+    user: str = ""
+    password_env: str = ""
+    secret: str = field(default="", repr=False)
+    tls: Literal["prefer", "require", "verify"] = "prefer"
+    samples: bool = False
     exclude: tuple[str, ...] = ()
 
 

@@ -244,6 +244,19 @@ class IngestSettings(Section):
     )
 
 
+def _hosts_or_networks(entries: tuple[str, ...]) -> tuple[str, ...]:
+    """At the start, or an entry that means nothing would only be found by the first replica."""
+    for entry in entries:
+        try:
+            ip_network(entry)
+        except ValueError:
+            if not HOST_AND_PORT.fullmatch(entry):
+                raise ValueError(
+                    f"{entry!r} is neither a host, nor host:port, nor a network such as 10.0.0.0/8"
+                ) from None
+    return entries
+
+
 class SourcesSettings(Section):
     """Registered SQL databases (`actors/sql/`)."""
 
@@ -257,6 +270,28 @@ class SourcesSettings(Section):
         "`table.column` with `*` for anything; statements and stored lookups may read them all the same."
     )
     max_concurrent: int = Field(ge=1, description="Statements that run in one source at once, per process.")
+    max_waiting: int = Field(ge=0, description="Statements that wait for one source, per process; more get a 429.")
+    query_timeout_s: float = Field(gt=0, description="Longest budget of a statement that a client sends, s.")
+    query_rows: int = Field(ge=1, description="Most rows that a statement gives.")
+    query_mb: float = Field(gt=0, description="Most that a statement gives, MB (10^6 bytes).")
+    schema_s: float = Field(ge=0, description="Time after which the tables of a source are looked at again, s.")
+    samples: int = Field(
+        ge=0, description="Values of each column shown with the tables, where a source allows it; 0 shows none."
+    )
+    allow_hosts: tuple[str, ...] = Field(
+        description="Database servers that are open besides those on the public internet at the ports 3306 and 5432: "
+        "`host`, `host:port`, an address, or a network in CIDR notation. Loopback and private networks are closed "
+        "unless they stand here. The addresses of a host named here are not vetted."
+    )
+    password_variables: tuple[str, ...] = Field(
+        description="Patterns of the environment variables that a source may name for its password. None of Gatherum's "
+        "own (`GATHERUM_…`) may be named."
+    )
+
+    @field_validator("allow_hosts")
+    @classmethod
+    def _are_hosts_or_networks(cls, entries: tuple[str, ...]) -> tuple[str, ...]:
+        return _hosts_or_networks(entries)
 
 
 class ModelSettings(Section):
@@ -302,16 +337,7 @@ class EgressSettings(Section):
     @field_validator("allow_hosts")
     @classmethod
     def _are_hosts_or_networks(cls, entries: tuple[str, ...]) -> tuple[str, ...]:
-        """At the start, or an entry that means nothing would only be found by the first replica."""
-        for entry in entries:
-            try:
-                ip_network(entry)
-            except ValueError:
-                if not HOST_AND_PORT.fullmatch(entry):
-                    raise ValueError(
-                        f"{entry!r} is neither a host, nor host:port, nor a network such as 10.0.0.0/8"
-                    ) from None
-        return entries
+        return _hosts_or_networks(entries)
 
     @field_validator("ca_file")
     @classmethod
@@ -363,6 +389,11 @@ class Settings(Section):
     def database_url(self) -> str:
         """SQLAlchemy URL of the store, the embedded default filled in."""
         return self.database.url or f"sqlite+aiosqlite:///{self.data_dir / 'gatherum.db'}"
+
+    @property
+    def sources_key(self) -> Path:
+        """File of the key that the passwords of sources are stored under."""
+        return self.data_dir / "sources.key"
 
 
 @dataclass(frozen=True, slots=True)

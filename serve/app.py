@@ -24,6 +24,7 @@ from config.settings import ApiSettings
 from serve import problems
 from serve.fetch import Fetcher
 from serve.pace import Paced, Stalled
+from serve.queries import Queries
 from serve.routes import admin, ask, collections, documents, entities, extract, jobs, lookups, sources
 from serve.services import Services, Turnstile
 
@@ -51,6 +52,7 @@ def create_app(services: Services) -> FastAPI:
     app.state.extractions = Turnstile(services.settings.api.max_extractions, "extractions")
     app.state.event_streams = Turnstile(services.settings.api.max_event_streams, "event streams")
     app.state.follower = jobs.follower(services)
+    app.state.queries = Queries(services.settings, services.roles)
     problems.install(app)
     for module in (ask, documents, extract, jobs, collections, entities, sources, lookups, admin):
         app.include_router(module.router)

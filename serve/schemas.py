@@ -57,11 +57,36 @@ class CollectionBody(Body):
 
 
 class SourceBody(Body):
-    """An SQL source."""
+    """An SQL source: a file, or a database on a server and who may read it."""
 
     name: str = Collection
-    kind: Literal["sqlite"] = Field(description="Kind of database.")
-    path: str = Field(min_length=1, max_length=1000, description="File, relative to `sources.sqlite_root`.")
+    kind: Literal["sqlite", "postgresql", "mysql"] = Field(description="Kind of database; MariaDB is `mysql`.")
+    path: str = Field("", max_length=1000, description="Of SQLite: the file, relative to `sources.sqlite_root`.")
+    host: str = Field("", max_length=253, description="Name or address of the server.")
+    port: int = Field(0, ge=0, le=65535, description="Its port; 0 for the usual one.")
+    database: str = Field("", max_length=100, description="Name of the database.")
+    user: str = Field("", max_length=100, description="Name of the role, which should be able to read and no more.")
+    password: str = Field("", max_length=1000, description="Kept encrypted, and never given out again.")
+    password_env: str = Field(
+        "", max_length=100, description="In its place: the environment variable, where Gatherum runs, that holds it."
+    )
+    tls: Literal["prefer", "require", "verify"] = Field(
+        "prefer", description="`require`: no connection without TLS; `verify`: nor without a certificate for the host."
+    )
+    samples: bool = Field(False, description="Whether some values of each column may be shown with the tables.")
+
+
+class QueryBody(Body):
+    """A statement."""
+
+    sql: str = Field(
+        max_length=100_000,
+        description="A single SELECT, its parameters as `:name`.",
+        examples=["SELECT name, radius_km FROM moons WHERE planet = :planet ORDER BY radius_km DESC"],
+    )
+    params: dict[str, str | int | float | bool | None] = Field(
+        default_factory=dict, max_length=100, description="Their values. Dates and decimals are given as text."
+    )
 
 
 class ParameterBody(Body):
@@ -309,7 +334,105 @@ class SourceView(BaseModel):
 
     name: str
     kind: str
-    path: str
+    path: str = Field(description="Of an SQLite file; else empty, as what follows is for one.")
+    host: str
+    port: int
+    database: str
+    user: str
+    password: Literal["none", "stored", "environment"] = Field(description="Where it comes from.")
+    password_env: str
+    tls: str
+    samples: bool
+
+
+class TestView(BaseModel):
+    """What a look at a source found."""
+
+    ok: bool
+    version: str = Field(examples=["PostgreSQL 15.4"])
+    latency_ms: float = Field(description="Of one exchange, once connected.")
+    connect_ms: float = Field(description="Of all of it, the connection included.")
+    writable: list[str] = Field(description="What the user could write to if it went there by itself.")
+    warnings: list[str]
+
+
+class SourceColumnView(BaseModel):
+    """A column."""
+
+    name: str
+    type: str
+    nullable: bool
+    comment: str
+    samples: list[Any]
+
+
+class ForeignKeyView(BaseModel):
+    """Columns that point at another table."""
+
+    columns: list[str]
+    table: str
+    references: list[str]
+
+
+class IndexView(BaseModel):
+    """An index; an expression in it is an empty name."""
+
+    name: str
+    columns: list[str]
+    unique: bool
+
+
+class TableView(BaseModel):
+    """A table."""
+
+    name: str
+    namespace: str
+    kind: str
+    columns: list[SourceColumnView]
+    key: list[str]
+    foreign_keys: list[ForeignKeyView]
+    indexes: list[IndexView]
+    rows: int | None = Field(description="An estimate.")
+    comment: str
+
+
+class SchemaView(BaseModel):
+    """The tables of a source."""
+
+    tables: list[TableView]
+    read_at: str = Field(description="When the source was looked at.")
+    truncated: bool = Field(description="There are more tables.")
+
+
+class ResultColumnView(BaseModel):
+    """A column of an answer."""
+
+    name: str
+    type: str = Field(description="In the database's words; empty where it has none.")
+
+
+class RowsView(BaseModel):
+    """The rows of a statement."""
+
+    columns: list[ResultColumnView]
+    rows: list[Any] = Field(description="Objects, or arrays with `_shape=arrays`.")
+    truncated: bool = Field(description="There were more than the limits let through.")
+    elapsed_ms: float
+
+
+class AdviceView(BaseModel):
+    """Something that a plan says."""
+
+    level: Literal["warning", "note"]
+    table: str | None
+    text: str
+
+
+class PlanView(BaseModel):
+    """How a statement would be run."""
+
+    plan: Any = Field(description="In the database's own form.")
+    analysis: list[AdviceView] = Field(description="The same in plain words, warnings first.")
 
 
 class SourcesView(BaseModel):
@@ -392,7 +515,7 @@ class RowView(BaseModel):
     via: str = Field(description="The foreign key that led to it, as `table.column`; empty where a name did.")
 
 
-class RowsView(BaseModel):
+class LookupRowsView(BaseModel):
     """Rows of a stored lookup."""
 
     rows: list[RowView]

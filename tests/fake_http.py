@@ -133,7 +133,7 @@ class FakeServer:
                 return httpx.Response(200, json=ANSWER)
             case "POST", ["v1", "sources"]:
                 source = json.loads(request.content)
-                self.sources[source["name"]] = source["path"]
+                self.sources[source["name"]] = source.get("path", "")
                 return httpx.Response(201, json=source)
             case "GET", ["v1", "sources"]:
                 items = [{"name": name, "kind": "sqlite", "path": path} for name, path in self.sources.items()]

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 
 from actors.deadline import Deadline
-from actors.errors import DeadlineExceeded
+from actors.errors import DeadlineExceeded, Refused
 from actors.messages import Source
+from actors.sql.schema import Schema, Tested
 
 GRACE_S: Final = 0.5
 """After its deadline, what a statement has to end by itself before it is ended by force."""
@@ -83,6 +84,27 @@ class Engine(Protocol):
             Unavailable: the database is away, or takes nobody in.
         """
 
+    async def explain(self, source: Source, sql: str, params: Params, deadline: Deadline) -> Any:
+        """How the server would run a statement, in the form that `plans.py` reads. It is not run.
+
+        Raises:
+            GatherumError: as `run`.
+        """
+
+    async def schema(self, source: Source, deadline: Deadline, *, samples: int) -> Schema:
+        """The tables as they are now, with up to `samples` values of each column.
+
+        Raises:
+            GatherumError: as `run`.
+        """
+
+    async def test(self, source: Source, deadline: Deadline) -> Tested:
+        """What a new connection finds out.
+
+        Raises:
+            GatherumError: as `run`.
+        """
+
     async def close(self) -> None:
         """End everything that runs, and every connection."""
 
@@ -111,6 +133,11 @@ class Allowance:
         self.rows -= len(taken)
         self.bytes -= size
         return taken, len(taken) < len(batch)
+
+
+def no_query(first: str) -> Refused:
+    """The error of a statement that begins with another word than a query does."""
+    return Refused(f"A source is only read: the statement begins with {first.upper() or 'no word'}, not with SELECT.")
 
 
 def too_slow(source: Source) -> DeadlineExceeded:

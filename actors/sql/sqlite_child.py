@@ -87,7 +87,9 @@ def authorizer(*, schema: bool) -> Callable[[int, str | None, str | None, str | 
         match action:
             case sqlite3.SQLITE_SELECT | sqlite3.SQLITE_READ | sqlite3.SQLITE_RECURSIVE:
                 return sqlite3.SQLITE_OK
-            case sqlite3.SQLITE_FUNCTION if second is not None and second.lower() in FUNCTIONS:
+            case sqlite3.SQLITE_FUNCTION if second is not None and (
+                second.lower() in FUNCTIONS or (schema and second == "sqlite_version")
+            ):
                 return sqlite3.SQLITE_OK
             case sqlite3.SQLITE_PRAGMA if schema and first in PRAGMAS and second is not None:
                 return sqlite3.SQLITE_OK

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import functools
 import os
 import signal
 import sqlite3
@@ -23,14 +24,19 @@ import orjson
 from actors.deadline import Deadline
 from actors.errors import GatherumError, InvalidInput, Refused, Unavailable
 from actors.messages import Source
-from actors.sql import sqlite_child
+from actors.sql import sqlite_catalog, sqlite_child
 from actors.sql.running import GRACE_S, Allowance, Column, Limits, Params, Result, too_slow
+from actors.sql.schema import Schema, Tested
 
 IDLE: Final = 4
 """Children kept while there is nothing to do."""
 
 MAX_MESSAGE: Final = 128_000_000
 """Longest message taken from a child, bytes: a row of the largest cells that SQLite is allowed, in base64."""
+
+
+OURS: Final = Limits(rows=100_000, bytes=50_000_000)
+"""For what is asked to know the tables."""
 
 
 class _Gone(Exception):
@@ -120,11 +126,25 @@ class SqliteEngine:
         async with self._run(source, sql, params, limits, deadline, schema=False) as result:
             yield result
 
-    @asynccontextmanager
-    async def look(self, source: Source, sql: str, deadline: Deadline) -> AsyncIterator[Result]:
+    async def explain(self, source: Source, sql: str, params: Params, deadline: Deadline) -> Any:
+        """See `Engine.explain`."""
+        async with self._run(source, f"EXPLAIN QUERY PLAN {sql}", params, OURS, deadline, schema=False) as result:
+            return [dict(zip(("id", "parent", "notused", "detail"), row, strict=True)) for row in await result.rows()]
+
+    async def schema(self, source: Source, deadline: Deadline, *, samples: int) -> Schema:
+        """See `Engine.schema`."""
+        return await sqlite_catalog.schema(functools.partial(self._look, source, deadline), samples=samples)
+
+    async def test(self, source: Source, deadline: Deadline) -> Tested:
+        """See `Engine.test`."""
+        path, _ = await asyncio.to_thread(self._find, source)
+        look = functools.partial(self._look, source, deadline)
+        return await sqlite_catalog.test(look, writable=await asyncio.to_thread(os.access, path, os.W_OK))
+
+    async def _look(self, source: Source, deadline: Deadline, sql: str) -> list[tuple[Any, ...]]:
         """A statement of ours about the shape of the tables, which may ask what a user's may not."""
-        async with self._run(source, sql, {}, Limits(100_000, 50_000_000), deadline, schema=True) as result:
-            yield result
+        async with self._run(source, sql, {}, OURS, deadline, schema=True) as result:
+            return await result.rows()
 
     async def close(self) -> None:
         """See `Engine.close`."""

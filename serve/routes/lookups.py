@@ -11,7 +11,7 @@ from actors.messages import Parameter, StoredLookup
 from actors.search.encoding import encode_evidence
 from actors.sql.lookups import json_schema
 from serve.problems import documented
-from serve.schemas import LookupBody, LookupRunBody, LookupsView, LookupView, RowsView
+from serve.schemas import LookupBody, LookupRunBody, LookupsView, LookupView, LookupRowsView
 from serve.services import Use, call_deadline
 
 router = APIRouter(prefix="/v1/sources/{name}", tags=["sources"])
@@ -35,7 +35,7 @@ async def add_lookup(name: str, body: LookupBody, services: Use) -> LookupView:
 
 @router.post(
     "/lookups/{lookup}",
-    response_model=RowsView,
+    response_model=LookupRowsView,
     responses=documented(400, 403, 404, 422, 429, 503, 504),
 )
 async def run_lookup(name: str, lookup: str, body: LookupRunBody, services: Use) -> Response:

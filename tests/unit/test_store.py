@@ -483,6 +483,9 @@ class FakeSources:
         self.asked.append((source, wanted, list(stored)))
         return [Evidence() for _ in wanted]
 
+    async def close(self) -> None:
+        pass
+
 
 @pytest.fixture
 async def fake_sources(database: Database, monkeypatch: pytest.MonkeyPatch) -> FakeSources:
