@@ -8,12 +8,14 @@ its place; one that keeps failing is left alone for a while (`breaker.py`).
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final, cast
 
 from actors.deadline import Deadline
-from actors.errors import DeadlineExceeded, GatherumError, NotFound, UnknownLookup
+from actors.errors import DeadlineExceeded, GatherumError, InvalidInput, NotFound, UnknownLookup
 from actors.messages import Evidence, LinkedEntity, Lookup, LookupCall, Row, RowKind, Source, SourceValue, StoredLookup
 from actors.sql import links, lookups
 from actors.sql.breaker import Breaker
@@ -34,6 +36,9 @@ MAX_BYTES: Final = 4_000_000
 """Most bytes of the rows of one statement for evidence. Cells are cut besides."""
 
 MAX_NAMES_BYTES: Final = 64_000_000
+
+FRESH_S: Final = 2.0
+"""What a schema is younger than need not be looked at again because a table or column is missing, s."""
 
 FAIR: Final = 0.9
 """Share of a source's time that a call must have for its being late to count against the source."""
@@ -69,7 +74,7 @@ class Finder:
         found: list[SourceValue] = []
         stop = Deadline.after(self._settings.timeout_s * VALUES_BUDGET)
         exclude = self._excluded(source)
-        for table in (await self._tables(source, stop)).values():
+        for table in (await self._tables(source, stop, refresh=True)).values():
             for column in links.text_columns(source.kind, table, exclude):
                 most = min(self._settings.max_values, self._settings.max_names - len(found))
                 if most <= 0:
@@ -206,7 +211,18 @@ class Finder:
 
     async def _linked(self, source: Source, lookup: Lookup, deadline: Deadline) -> Evidence:
         """Rows that have a value, and those that foreign keys lead to from them."""
-        schema = await self._tables(source, deadline)
+        known = await self._sources.schema(source, deadline)
+        try:
+            return await self._linked_by(links.tables(source.kind, known), source, lookup, deadline)
+        except (NotFound, InvalidInput):
+            # The tables may have changed since they were looked at.
+            if time.time() - known.at < FRESH_S:
+                raise
+        return await self._linked_by(await self._tables(source, deadline, refresh=True), source, lookup, deadline)
+
+    async def _linked_by(
+        self, schema: Mapping[str, links.Table], source: Source, lookup: Lookup, deadline: Deadline
+    ) -> Evidence:
         table = schema.get(lookup.table)
         if table is None or lookup.column not in table.columns:
             raise NotFound(f"The source {source.name!r} has no column {lookup.column!r} in a table {lookup.table!r}.")
@@ -215,7 +231,7 @@ class Finder:
         rows = await self._evidence(source, first, exclude, deadline)
         if not rows and lookup.key is not None:
             # The row has got another key since the names were read.
-            return await self._linked(source, Lookup(source.name, table.name, lookup.column, lookup.value), deadline)
+            return await self._linked_by(schema, source, replace(lookup, key=None), deadline)
         error: GatherumError | None = None
         if 0 < len(rows) <= links.FOLLOW:
             try:
@@ -260,31 +276,8 @@ class Finder:
             truncated=result.truncated,
         )
 
-    async def _tables(self, source: Source, deadline: Deadline) -> Mapping[str, links.Table]:
-        engine = self._sources._engines[source.kind]
-
-        async def look(sql: str) -> list[tuple[Any, ...]]:
-            async with engine.look(source, sql, deadline) as result:  # type: ignore[attr-defined]
-                return await result.rows()
-
-        tables = {}
-        for (name,) in await look("SELECT name FROM sqlite_master WHERE type = 'table'"):
-            if name.startswith("sqlite_"):
-                continue
-            about = await look(f"PRAGMA table_xinfo({links.quoted('sqlite', name)})")
-            foreign: dict[int, list[tuple[Any, ...]]] = {}
-            for key in await look(f"PRAGMA foreign_key_list({links.quoted('sqlite', name)})"):
-                foreign.setdefault(key[0], []).append(key)
-            tables[name] = links.Table(
-                name,
-                {column[1]: column[2] for column in about},
-                tuple(column for _, column in sorted((column[5], column[1]) for column in about if column[5])),
-                tuple(
-                    links.ForeignKey(tuple(k[3] for k in key), key[0][2], tuple(k[4] for k in key))
-                    for key in foreign.values()
-                ),
-            )
-        return tables
+    async def _tables(self, source: Source, deadline: Deadline, *, refresh: bool = False) -> Mapping[str, links.Table]:
+        return links.tables(source.kind, await self._sources.schema(source, deadline, refresh=refresh))
 
     async def _rows(
         self,

@@ -11,12 +11,13 @@ import datetime
 import decimal
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any, Final, Literal
 
 from actors.messages import Lookup, Row
 from actors.sql.guard import MAX_NAME_CHARS, is_name, literal
+from actors.sql.schema import ForeignKey, Schema
 
 Kind = Literal["sqlite", "postgresql", "mysql"]
 
@@ -45,27 +46,22 @@ _BYTES: Final = ("bytea", "blob", "binary", "geometry")
 
 
 @dataclass(frozen=True, slots=True)
-class ForeignKey:
-    """Columns of one table that refer to those of another, in the same order."""
-
-    columns: tuple[str, ...]
-    table: str
-    references: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Table:
     """What has to be known of a table.
 
     Attributes:
+        name: as it is called in evidence: with its namespace where that is not the usual one.
         columns: name to type, in order.
         key: columns of the primary key, in order; empty where there is none.
+        foreign: keys to tables by those names.
+        place: namespace and name, where they are not the name; to be quoted each.
     """
 
     name: str
     columns: Mapping[str, str]
     key: tuple[str, ...] = ()
     foreign: tuple[ForeignKey, ...] = ()
+    place: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +93,28 @@ def quoted(kind: Kind, name: str) -> str:
     return mark + name.replace(mark, 2 * mark) + mark
 
 
+def tables(kind: Kind, schema: Schema) -> dict[str, Table]:
+    """The tables of a schema, without its views: what is computed has no names of its own."""
+    found = {}
+    for table in schema.tables:
+        if table.kind == "table":
+            name = _called(kind, table.namespace, table.name)
+            foreign = tuple(
+                # A key that leads into another namespace is not told apart, and then leads nowhere.
+                replace(key, table=_called(kind, table.namespace, key.table))
+                for key in table.foreign_keys
+                if len(key.columns) == len(key.references)
+            )
+            columns = {column.name: column.type for column in table.columns}
+            place = (table.namespace, table.name) if table.namespace else ()
+            found[name] = Table(name, columns, table.key, foreign, place)
+    return found
+
+
+def _called(kind: Kind, namespace: str, name: str) -> str:
+    return f"{namespace}.{name}" if kind == "postgresql" and namespace not in ("", "public") else name
+
+
 def hidden(table: str, column: str, patterns: Sequence[str]) -> bool:
     """Whether a column is left out of names and of evidence: patterns are as `table.column`, with `*`; case is not."""
     name = f"{table}.{column}".casefold()
@@ -116,7 +134,7 @@ def text_columns(kind: Kind, table: Table, exclude: Sequence[str]) -> list[str]:
 def sample(kind: Kind, table: Table, column: str) -> str:
     """The statement for some of the texts of a column, repetitions included."""
     cell = quoted(kind, column)
-    return f"SELECT {cell} FROM {quoted(kind, table.name)} WHERE {_holds_text(kind, cell)} LIMIT {SAMPLE_ROWS:d}"  # noqa: S608
+    return f"SELECT {cell} FROM {_quoted_table(kind, table)} WHERE {_holds_text(kind, cell)} LIMIT {SAMPLE_ROWS:d}"  # noqa: S608
 
 
 def names(kind: Kind, table: Table, column: str, most: int) -> str:
@@ -127,7 +145,7 @@ def names(kind: Kind, table: Table, column: str, most: int) -> str:
     length = "length" if kind == "sqlite" else "char_length"
     return (
         f"SELECT {cell}, {f'min({quoted(kind, key)})' if usable else 'NULL'}, count(*)"  # noqa: S608 - quoted
-        f" FROM {quoted(kind, table.name)} WHERE {_holds_text(kind, cell)} AND {length}({cell}) <= {MAX_NAME_CHARS:d}"
+        f" FROM {_quoted_table(kind, table)} WHERE {_holds_text(kind, cell)} AND {length}({cell}) <= {MAX_NAME_CHARS:d}"
         f" GROUP BY {cell} LIMIT {most:d}"
     )
 
@@ -193,28 +211,32 @@ def rows(
         columns = dict(zip(visible, values[len(key) :], strict=True))
         # A table without a key has only its columns to find a row by.
         where = key or {name: value for name, value in columns.items() if not _cut(value)}
-        shown = again(kind, table.name, where)
+        shown = again(kind, table, where)
         evidence.append(
             Row(source, table.name, {n: _portable(v) for n, v in key.items()}, columns, shown, via=statement.via)
         )
     return evidence
 
 
-def again(kind: Kind, table: str, where: Mapping[str, Any]) -> str:
+def again(kind: Kind, table: Table, where: Mapping[str, Any]) -> str:
     """A readable statement that finds rows again, e.g. `SELECT * FROM "moons" WHERE "id" = 6`."""
     terms = [
         f"{quoted(kind, column)} {'IS NULL' if value is None else f'= {_literal(kind, value)}'}"
         for column, value in where.items()
     ]
     condition = f" WHERE {' AND '.join(terms)}" if terms else ""
-    return f"SELECT * FROM {quoted(kind, table)}{condition}"  # noqa: S608 - shown, not run
+    return f"SELECT * FROM {_quoted_table(kind, table)}{condition}"  # noqa: S608 - shown, not run
+
+
+def _quoted_table(kind: Kind, table: Table) -> str:
+    return ".".join(quoted(kind, part) for part in table.place or (table.name,))
 
 
 def _select(kind: Kind, table: Table, alias: str, exclude: Sequence[str], join: str, condition: str, limit: int) -> str:
     key = [f"{alias}.{quoted(kind, name)}" for name in _key(kind, table)]
     cells = [_cell(kind, f"{alias}.{quoted(kind, name)}", table.columns[name]) for name in _visible(table, exclude)]
     return (
-        f"SELECT {', '.join([*key, *cells]) or '1'} FROM {quoted(kind, table.name)} AS {alias}{join}"  # noqa: S608 - quoted
+        f"SELECT {', '.join([*key, *cells]) or '1'} FROM {_quoted_table(kind, table)} AS {alias}{join}"  # noqa: S608 - quoted
         f" WHERE {condition} LIMIT {limit:d}"
     )
 
@@ -228,7 +250,7 @@ def _condition(kind: Kind, table: Table, lookup: Lookup, alias: str) -> tuple[st
 
 
 def _join(kind: Kind, table: Table, on: str) -> str:
-    return f" JOIN {quoted(kind, table.name)} AS t ON {on}"
+    return f" JOIN {_quoted_table(kind, table)} AS t ON {on}"
 
 
 def _on(kind: Kind, pairs: Iterator[tuple[str, str]]) -> str:

@@ -1,7 +1,7 @@
 """Sources: the one way to the SQL databases that users register.
 
-A batch of look-ups is split by source, and the sources are asked side by side: one connection each, one budget each, so
-a database that hangs costs its own rows and nobody else's. What fails comes back as a value in its place.
+Each source has so many places for statements and no more, so a database that hangs costs those that ask it, and nobody
+else.
 """
 
 from __future__ import annotations
@@ -9,16 +9,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from actors.deadline import Deadline
 from actors.egress import Guard
-from actors.errors import GatherumError, InvalidInput, Overloaded, Refused, UnknownSource
-from actors.messages import Lookup, Row, Source, SourceValue
+from actors.errors import InvalidInput, Overloaded, Refused
+from actors.messages import Source
 from actors.sql.access import PORTS, check_fields, reaching
 from actors.sql.mysql import MysqlEngine
 from actors.sql.parsing import told
@@ -26,32 +26,10 @@ from actors.sql.plans import Advice, advise
 from actors.sql.postgres import PostgresEngine
 from actors.sql.running import Engine, Limits, Params, Result
 from actors.sql.schema import Schema, Tested
-from actors.sql.sqlite import SqliteReader
+from actors.sql.sqlite import SqliteFiles
 from actors.sql.sqlite_process import SqliteEngine
 from actors.sql.vault import Vault
 from config.settings import SourcesSettings
-
-
-class Reader(Protocol):
-    """How one kind of database is read. No method of it can write."""
-
-    async def check(self, source: Source) -> None:
-        """Open the source and look at its schema.
-
-        Raises:
-            Refused: policy does not allow it.
-            NotFound: it does not exist.
-            InvalidInput: it is not what it claims to be.
-        """
-
-    async def values(self, source: Source) -> list[SourceValue]:
-        """The values of the source that could be names in a question."""
-
-    async def rows(
-        self, source: Source, lookups: Sequence[Lookup], deadline: Deadline
-    ) -> list[list[Row] | GatherumError]:
-        """The rows of each look-up, or why there are none; raises if the source as a whole cannot be read."""
-
 
 CHECK_S: Final = 5.0
 """Budget of a look at a server that is to be registered, s."""
@@ -97,9 +75,8 @@ class Sources:
 
     def __init__(self, settings: SourcesSettings, *, store_path: Path | None, vault: Vault | None = None) -> None:
         self._settings = settings
-        sqlite = SqliteReader(settings, store_path=store_path)
-        self._readers: Mapping[str, Reader] = {"sqlite": sqlite}
-        self._engines: dict[str, Engine] = {"sqlite": SqliteEngine(sqlite.locate)}
+        files = SqliteFiles(settings, store_path=store_path)
+        self._engines: dict[str, Engine] = {"sqlite": SqliteEngine(files.locate)}
         if vault is not None:
             reach = reaching(Guard(settings.allow_hosts, ports=PORTS.values()), vault)
             self._engines["postgresql"] = PostgresEngine(reach, keep=settings.max_concurrent)
@@ -197,56 +174,4 @@ class Sources:
             InvalidInput: it is no database of its kind, or cannot be opened.
         """
         check_fields(source)
-        reader = self._readers.get(source.kind)
-        if reader is not None:
-            await reader.check(source)
-        else:
-            await self.test(source, Deadline.after(CHECK_S))
-
-    async def values(self, source: Source) -> list[SourceValue]:
-        """The name-like values of a source: short distinct texts of columns that hold names.
-
-        Numbers, dates, addresses, codes, categories and prose are left out. A column gives at most
-        `sources.max_values` of them; one that cannot be read within `sources.timeout_s` gives none.
-
-        Raises:
-            GatherumError: as `check`.
-        """
-        reader = self._readers.get(source.kind)
-        return [] if reader is None else await reader.values(source)
-
-    async def lookup_many(
-        self, sources: Mapping[str, Source], lookups: Sequence[Lookup], deadline: Deadline
-    ) -> list[list[Row] | GatherumError]:
-        """Answer look-ups, in order; each has its rows (at most `sources.max_rows`) or the error that kept them back.
-
-        Args:
-            sources: the registered sources, by name.
-            lookups: may name several sources; equal ones are asked once.
-            deadline: of the whole batch. A source also has no more than `sources.timeout_s`.
-        """
-        wanted: dict[str, list[Lookup]] = {}
-        for lookup in dict.fromkeys(lookups):
-            wanted.setdefault(lookup.source, []).append(lookup)
-        found: dict[Lookup, list[Row] | GatherumError] = {}
-
-        async def ask(name: str, part: list[Lookup]) -> None:
-            found.update(zip(part, await self._rows(name, sources.get(name), part, deadline), strict=True))
-
-        async with asyncio.TaskGroup() as group:
-            for name, part in wanted.items():
-                group.create_task(ask(name, part))
-        return [found[lookup] for lookup in lookups]
-
-    async def _rows(
-        self, name: str, source: Source | None, part: list[Lookup], deadline: Deadline
-    ) -> list[list[Row] | GatherumError]:
-        if source is None:
-            return [UnknownSource(f"There is no source {name!r}.")] * len(part)
-        reader = self._readers.get(source.kind)
-        if reader is None:
-            return [InvalidInput(f"Rows of the source {name!r} cannot be looked up by a value.")] * len(part)
-        try:
-            return await reader.rows(source, part, deadline.within(self._settings.timeout_s))
-        except GatherumError as error:
-            return [error] * len(part)
+        await self.test(source, Deadline.after(CHECK_S))

@@ -11,7 +11,7 @@ from actors.messages import Parameter, StoredLookup
 from actors.search.encoding import encode_evidence
 from actors.sql.lookups import json_schema
 from serve.problems import documented
-from serve.schemas import LookupBody, LookupRunBody, LookupsView, LookupView, LookupRowsView
+from serve.schemas import LookupBody, LookupRowsView, LookupRunBody, LookupsView, LookupView
 from serve.services import Use, call_deadline
 
 router = APIRouter(prefix="/v1/sources/{name}", tags=["sources"])

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from actors.messages import Lookup, Row
 from actors.sql import links
-from actors.sql.links import ForeignKey, Kind, Table
+from actors.sql.links import Kind, Table
+from actors.sql.schema import ForeignKey
 
 PLANETS = Table("planets", {"id": "INTEGER", "name": "TEXT", "radius": "REAL"}, ("id",))
 MOONS = Table(
@@ -198,7 +199,7 @@ def test_statements_for_the_other_databases() -> None:
     ],
 )
 def test_keys_of_any_type_can_be_shown(kind: Kind, value: Any, written: str) -> None:
-    assert links.again(kind, "t", {"k": value}).endswith(f"= {written}")
+    assert links.again(kind, Table("t", {}), {"k": value}).endswith(f"= {written}")
 
 
 NAMES = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=12).filter(

@@ -18,8 +18,9 @@ from actors.deadline import Deadline
 from actors.errors import DeadlineExceeded, Overloaded, Unavailable
 from actors.messages import Link, LinkedEntity
 from actors.sql import model
-from actors.sql.links import ForeignKey, Table
+from actors.sql.links import Table
 from actors.sql.model import Model
+from actors.sql.schema import ForeignKey
 from config.settings import ModelSettings
 
 MOONS = Table(
