@@ -158,10 +158,7 @@ class PostgresEngine:
                 prepared = await self._step(
                     driver.prepare(f"DECLARE gatherum NO SCROLL CURSOR FOR\n{statement.text}"), source, deadline
                 )
-                given = [
-                    _fitting(value, kind.name) for value, kind in zip(values, prepared.get_parameters(), strict=True)
-                ]
-                await self._step(prepared.fetch(*given), source, deadline)
+                await self._step(prepared.fetch(*_fitting(values, prepared)), source, deadline)
                 fetch = await self._step(driver.prepare(f"FETCH FORWARD {FIRST_ROWS} FROM gatherum"), source, deadline)
                 values = []
             else:
