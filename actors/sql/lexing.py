@@ -198,4 +198,5 @@ def _placed(token: Token, dialect: Dialect, order: list[str]) -> str:
         return "?"
     if name not in order:
         order.append(name)
-    return f"${order.index(name) + 1}"
+    # Set apart, or it would run together with a $ or a word beside it.
+    return f" ${order.index(name) + 1} "

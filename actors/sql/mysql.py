@@ -31,7 +31,7 @@ from actors.sql.lexing import Statement, read
 from actors.sql.running import GRACE_S, Allowance, Column, Limits, Params, Result, no_query, too_slow
 from actors.sql.schema import Schema, Tested
 
-LAYERS: Final = frozenset({"words", "single", "read_only", "timeouts", "functions", "forget", "cancel"})
+LAYERS: Final = frozenset({"words", "single", "read_only", "timeouts", "functions", "rollback", "forget", "cancel"})
 """The fences, each by a name that a test can take it away by."""
 
 FIRST: Final = frozenset({"select", "with", "values", "table"})
@@ -322,7 +322,7 @@ class MysqlEngine:
                 # Behind the last row that was wanted comes nothing but the end, unless the bytes were too many.
                 if unread and await answer._read_rowdata_packet_unbuffered() is not None:
                     return False
-                await connection.driver.query("ROLLBACK")
+                await connection.driver.query("ROLLBACK" if "rollback" in self._layers else "COMMIT")
                 if "forget" in self._layers:
                     await connection.driver._execute_command(RESET, b"")
                     await connection.driver._read_ok_packet()

@@ -31,7 +31,7 @@ from actors.sql.running import GRACE_S, Allowance, Column, Limits, Params, Resul
 from actors.sql.schema import Schema, Tested
 
 LAYERS: Final = frozenset(
-    {"words", "read_only", "pinned", "cursor", "single", "timeouts", "functions", "forget", "cancel"}
+    {"words", "read_only", "pinned", "cursor", "single", "timeouts", "functions", "rollback", "forget", "cancel"}
 )
 """The fences, each by a name that a test can take it away by."""
 
@@ -158,10 +158,7 @@ class PostgresEngine:
                 prepared = await self._step(
                     driver.prepare(f"DECLARE gatherum NO SCROLL CURSOR FOR\n{statement.text}"), source, deadline
                 )
-                given = [
-                    _fitting(value, kind.name) for value, kind in zip(values, prepared.get_parameters(), strict=True)
-                ]
-                await self._step(prepared.fetch(*given), source, deadline)
+                await self._step(prepared.fetch(*_fitting(values, prepared)), source, deadline)
                 fetch = await self._step(driver.prepare(f"FETCH FORWARD {FIRST_ROWS} FROM gatherum"), source, deadline)
                 values = []
             else:
@@ -300,7 +297,7 @@ class PostgresEngine:
         """Whether the session has nothing left of the statement."""
         try:
             async with asyncio.timeout(GRACE_S):
-                await connection.driver.execute("ROLLBACK")
+                await connection.driver.execute("ROLLBACK" if "rollback" in self._layers else "COMMIT")
                 if "forget" in self._layers:
                     await connection.driver.execute("DISCARD ALL")
         except Exception:  # noqa: BLE001 - whatever it is, the connection is of no more use

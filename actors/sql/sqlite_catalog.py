@@ -63,7 +63,8 @@ async def _describe(fetch: Fetch, draft: Draft, samples: int) -> None:
             ((draft.rows,),) = await fetch(f"SELECT coalesce(max(rowid), 0) FROM {quoted}")  # noqa: S608 - quoted
         except InvalidInput:
             draft.rows = None  # it has no row ids
-    if samples and draft.columns:
+    # A view may be anything, and take any time.
+    if samples and draft.columns and draft.kind == "table":
         cells = ", ".join(f"substr({identifier(column.name)}, 1, 100)" for column in draft.columns)
         draft.samples = await fetch(f"SELECT {cells} FROM {quoted} LIMIT {samples:d}")  # noqa: S608 - quoted
 
