@@ -508,12 +508,15 @@ def sources_add(
         Tls, typer.Option(help="Whether connections need TLS, or a certificate for the host too.")
     ] = Tls.PREFER,
     samples: Annotated[bool, typer.Option("--samples", help="Show some values with the tables.")] = False,
+    exclude: Annotated[
+        list[str] | None, typer.Option(help="table.column to leave out of names and evidence, * for any; repeatable.")
+    ] = None,
     url: Url = None,
     as_json: Json = False,
 ) -> None:
     """Register a database, to be read and never written."""
     fields: dict[str, Any] = {"path": path, "host": host, "port": port, "database": database, "user": user}
-    fields |= {"password_env": password_env, "samples": samples}
+    fields |= {"password_env": password_env, "samples": samples, "exclude": exclude}
     fields |= {"password": typer.prompt("Password", hide_input=True, err=True)} if ask_password else {}
     fields |= {"tls": tls.value} if kind is not SourceKind.SQLITE else {}
     given = {key: value for key, value in fields.items() if value}

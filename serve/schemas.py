@@ -74,6 +74,11 @@ class SourceBody(Body):
         "prefer", description="`require`: no connection without TLS; `verify`: nor without a certificate for the host."
     )
     samples: bool = Field(False, description="Whether some values of each column may be shown with the tables.")
+    exclude: tuple[str, ...] = Field(
+        (),
+        max_length=100,
+        description="Columns left out of names and of rows shown as evidence, as `table.column` with `*` for anything.",
+    )
 
 
 class QueryBody(Body):
@@ -343,6 +348,7 @@ class SourceView(BaseModel):
     password_env: str
     tls: str
     samples: bool
+    exclude: tuple[str, ...]
 
 
 class TestView(BaseModel):
