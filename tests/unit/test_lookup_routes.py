@@ -148,6 +148,14 @@ async def test_a_source_takes_its_lookups_along(client: httpx.AsyncClient, roles
     assert await roles.database.lookups(deadline=soon()) == []
 
 
+async def test_a_registration_names_columns_to_leave_out(client: httpx.AsyncClient, roles: SimpleNamespace) -> None:
+    source = {"name": "closed", "kind": "sqlite", "path": "shop.db", "exclude": ["customer.*"]}
+    added = await client.post("/v1/sources", json=source)
+    assert (added.status_code, added.json()["exclude"]) == (201, ["customer.*"])
+    assert await roles.database.source_values("closed", deadline=soon()) == []
+    assert (await client.post("/v1/sources", json=source)).status_code == 201  # the very same again
+
+
 async def test_a_refresh_tells_those_who_look_for_names(client: httpx.AsyncClient, roles: SimpleNamespace) -> None:
     assert (await client.post("/v1/sources/shop/refresh")).status_code == 202
     changes = await roles.database.changes(1, 0.0, 10, deadline=soon())
