@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from actors.messages import Lookup, Row
 from actors.sql import links
 from actors.sql.links import Kind, Table
-from actors.sql.schema import ForeignKey
+from actors.sql.schema import ColumnInfo, ForeignKey, Schema, TableInfo
 
 PLANETS = Table("planets", {"id": "INTEGER", "name": "TEXT", "radius": "REAL"}, ("id",))
 MOONS = Table(
@@ -184,6 +184,25 @@ def test_statements_for_the_other_databases() -> None:
     )
     # There is no least uuid in most versions of PostgreSQL.
     assert "NULL, count(*)" in links.names("postgresql", table, "a b", 5)
+
+
+def test_tables_of_a_schema_are_called_by_their_namespace_where_it_is_not_the_usual_one() -> None:
+    column = ColumnInfo("id", "integer", False)
+    up = (ForeignKey(("id",), "bands", ("id",)),)
+    schema = Schema(
+        (
+            TableInfo("bands", "public", "table", (column,), ("id",)),
+            TableInfo("bands", "music", "table", (column,), ("id",)),
+            TableInfo("songs", "music", "table", (column,), ("id",), up),
+            TableInfo("hits", "public", "view", (column,)),
+        )
+    )
+    found = links.tables("postgresql", schema)
+    assert list(found) == ["bands", "music.bands", "music.songs"]
+    assert found["music.songs"].foreign[0].table == "music.bands"
+    songs = links.direct("postgresql", found["music.songs"], Lookup("s", "music.songs", "id", "x"), (), 5)
+    assert 'FROM "music"."songs" AS t' in songs.sql
+    assert list(links.tables("mysql", Schema((TableInfo("bands", "shop", "table", (column,)),)))) == ["bands"]
 
 
 @pytest.mark.parametrize(
