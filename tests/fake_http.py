@@ -59,6 +59,27 @@ def problem(status: int, code: str, detail: str) -> httpx.Response:
     return httpx.Response(status, json={"status": status, "code": code, "detail": detail, "title": "", "type": ""})
 
 
+OF_SOURCES: dict[str, Any] = {
+    "test": {"version": "PostgreSQL 15", "latency_ms": 0.4, "warnings": ["The role can write."]},
+    "schema": {
+        "tables": [
+            {
+                "name": "moons",
+                "rows": 7,
+                "key": ["id"],
+                "foreign_keys": [{"columns": ["planet"], "table": "planets", "references": ["id"]}],
+                "columns": [
+                    {"name": "id", "type": "integer", "samples": [1, 2]},
+                    {"name": "planet", "type": "integer", "samples": []},
+                ],
+            }
+        ]
+    },
+    "query": {"columns": [{"name": "name"}], "rows": [["Titan"], [None]], "truncated": True, "elapsed_ms": 1.5},
+    "explain": {"plan": [], "analysis": [{"level": "warning", "table": "moons", "text": "All of moons is read."}]},
+}
+
+
 @dataclass
 class FakeServer:
     """Takes every PDF that starts like one; each job is done at the second look.
@@ -143,6 +164,9 @@ class FakeServer:
             case "POST", ["v1", "sources", name, "refresh"]:
                 self.told.append(("refresh", name))
                 return httpx.Response(202)
+            case _, ["v1", "sources", _, ("test" | "schema" | "query" | "explain") as verb]:
+                self.asked.append({"verb": verb, **dict(request.url.params), **json.loads(request.content or b"{}")})
+                return httpx.Response(200, json=OF_SOURCES[verb])
             case "DELETE", ["v1", "sources", name]:
                 if self.sources.pop(name, None) is None:
                     return problem(404, "unknown_source", f"There is no source {name}.")

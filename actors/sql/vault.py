@@ -36,15 +36,6 @@ class Vault:
         self._environ = os.environ if environ is None else environ
         self._key = b""
 
-    def check(self, source: Source) -> None:
-        """Make sure that a source names a variable that may be named.
-
-        Raises:
-            Refused: it may not, or it is not set.
-        """
-        if source.password_env:
-            self.open(source)
-
     def seal(self, source: Source, password: str) -> str:
         """The form in which the password of a source is stored."""
         sealed = AESSIV(self._load(make=True)).encrypt(password.encode(), _place(source))

@@ -289,6 +289,39 @@ def test_an_answer_as_json_is_the_servers(run: Run, server: FakeServer) -> None:
     assert json.loads(run("ask", "Which moon?", "--json").stdout) == ANSWER
 
 
+def test_a_server_is_added_with_its_fields(run: Run, server: FakeServer) -> None:
+    seen: list[dict[str, Any]] = []
+
+    def look(request: httpx.Request) -> httpx.Response | None:
+        if request.method == "POST":
+            seen.append(json.loads(request.content))
+        return None
+
+    server.hook = look
+    where = ["--kind", "postgresql", "--host", "db", "--database", "crm", "--user", "reader"]
+    result = run("sources", "add", "crm", *where, "--password-env", "CRM_PASSWORD", "--tls", "verify", "--samples")
+    assert result.exit_code == 0, result.output
+    assert seen == [
+        {
+            **{"name": "crm", "kind": "postgresql", "host": "db", "database": "crm", "user": "reader"},
+            **{"password_env": "CRM_PASSWORD", "tls": "verify", "samples": True},
+        }
+    ]
+
+
+def test_a_source_is_looked_at_and_queried(run: Run, server: FakeServer) -> None:
+    assert "Warning: The role can write." in run("sources", "test", "crm").stdout
+    assert "-> planets" in run("sources", "schema", "crm", "--refresh").stdout
+    result = run("sources", "query", "crm", "SELECT :a, :b", "--param", "a=5", "--param", "b=x=y", "--limit", "2")
+    assert "Titan" in result.stdout
+    assert "2 rows in 1.5 ms, more left out." in result.stdout
+    assert server.asked[-1] == {
+        **{"verb": "query", "_shape": "arrays", "limit": "2", "sql": "SELECT :a, :b", "params": {"a": 5, "b": "x=y"}}
+    }
+    assert "All of moons is read." in run("sources", "query", "crm", "SELECT 1", "--explain").stdout
+    assert run("sources", "query", "crm", "SELECT 1", "--param", "a").exit_code == 2
+
+
 def test_sources_are_added_listed_and_removed(run: Run, server: FakeServer) -> None:
     assert "No sources" in run("sources", "list").stdout
     assert run("sources", "add", "sky", "sky.db").exit_code == 0
