@@ -30,7 +30,7 @@ BESIDE_THE_BEST: Final = 0.9
 """Share of the best score that a second lookup must reach."""
 
 REMEMBERED: Final = 4096
-"""Descriptions and names whose stems are kept: with them, a question is compared with 50 lookups in a tenth of the
+"""Descriptions and names whose stems are kept: with them, a question is compared with 50 lookups in a fifth of the
 time."""
 
 _NUMBER = re.compile(r"(?<![\w.,-])[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?![\w-]|[.,]\d)")
