@@ -11,6 +11,7 @@ import pytest
 from stores import DEFAULTS
 
 from actors.messages import Source
+from actors.sql.evidence import Finder
 from actors.sql.sources import Sources
 from examples import make_library
 from examples.make_library import DATABASE, GAZETTEER, QUESTIONS
@@ -116,7 +117,9 @@ def test_the_tables_hold_together(tables: Any) -> None:
 
 async def test_its_names_are_offered_to_questions(library: Path) -> None:
     settings = DEFAULTS.sources.model_copy(update={"sqlite_root": str(library)})
-    values = await Sources(settings, store_path=None).values(Source("solar", "sqlite", DATABASE))
+    sources = Sources(settings, store_path=None)
+    values = await Finder(settings, sources).values(Source("solar", "sqlite", DATABASE))
+    await sources.close()
     names = {(value.table, value.value) for value in values if value.column == "name"}
     assert {("planets", "Saturn"), ("moons", "Titan"), ("missions", "Cassini\N{EN DASH}Huygens")} <= names
     assert {value.column for value in values} <= {"name", "discoverer"}
