@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -149,6 +150,39 @@ async def test_a_slow_statement_ends_and_the_source_answers_the_next(
     assert time.monotonic() - began < 3
     [fine] = await finder.find_many(source, [Lookup("shop", "genre", "name", "Jazz")], {}, Deadline.after(20))
     assert rows_of(fine)[0].columns["name"] == "Jazz"
+
+
+async def test_a_statement_whose_session_is_ended_is_told_and_the_next_one_answered(
+    finder: Finder, source: Source, kind: Kind, server_of: Callable[[Kind], Server]
+) -> None:
+    if kind == "sqlite":
+        pytest.skip("A file has no server that could end a session.")
+    slow = StoredLookup("shop", "slow", "Slow", SLOW[kind])
+    asked: list[Lookup | LookupCall] = [LookupCall("shop", "slow"), Lookup("shop", "genre", "name", "Jazz")]
+    asking = asyncio.create_task(finder.find_many(source, asked, {"slow": slow}, Deadline.after(20)))
+    while not await asyncio.to_thread(end_session, server_of(kind), kind):
+        assert not asking.done(), asking.result()
+    killed, fine = await asking
+    assert isinstance(killed, Unavailable), killed
+    assert rows_of(fine)[0].columns["name"] == "Jazz"
+    [again] = await finder.find_many(source, asked[1:], {}, Deadline.after(20))
+    assert rows_of(again)
+
+
+def end_session(server: Server, kind: Kind) -> bool:
+    """End the session that the slow statement runs in; whether there was one."""
+    if kind == "postgresql":
+        return "t" in server.administer(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE state = 'active' AND query LIKE '%track b%' AND pid <> pg_backend_pid()"
+        )
+    found = server.administer(
+        "SELECT id FROM information_schema.processlist"
+        " WHERE info LIKE '%track b%' AND time_ms > 200 AND id <> connection_id()"
+    )
+    for session in found.split():
+        server.administer(f"KILL CONNECTION {session}")
+    return bool(found.split())
 
 
 @pytest.mark.parametrize("away", ["postgresql", "mysql"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, cast
 
 import orjson
@@ -267,6 +267,18 @@ async def test_rows_that_are_not_all_count_and_what_lacks_is_told(
     assert answer.rows == (ROW,)
     assert statuses(answer)["sql:planets"] == "timeout"
     assert answer.degraded == ("sql:planets: deadline_exceeded: The source 'planets' did not answer in time.",)
+
+
+async def test_a_row_that_a_name_finds_too_is_none_that_a_foreign_key_led_to(
+    roles: Roles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planet = Row("planets", "planets", {"id": 6}, {"id": 6, "name": "Saturn"}, "", via="moons.planet_id")
+
+    async def evidence_many(source: str, wanted: list[Wanted], *, deadline: Deadline) -> list[Any]:
+        return [Evidence((ROW, planet, replace(planet, via="")))]
+
+    monkeypatch.setattr(roles.database, "evidence_many", evidence_many)
+    assert (await roles.ask_one()).rows == (ROW, replace(planet, via=""))
 
 
 async def test_stored_lookups_are_called_for_as_soon_as_they_are_stored(roles: Roles) -> None:
