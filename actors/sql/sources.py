@@ -99,7 +99,7 @@ class Sources:
         self._settings = settings
         sqlite = SqliteReader(settings, store_path=store_path)
         self._readers: Mapping[str, Reader] = {"sqlite": sqlite}
-        self._engines: dict[str, Engine] = {"sqlite": SqliteEngine(sqlite.locate)}
+        self._engines: dict[str, Engine] = {"sqlite": SqliteEngine(sqlite.locate, keep=settings.max_concurrent)}
         if vault is not None:
             reach = reaching(Guard(settings.allow_hosts, ports=PORTS.values()), vault)
             self._engines["postgresql"] = PostgresEngine(reach, keep=settings.max_concurrent)
