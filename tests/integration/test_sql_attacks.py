@@ -333,5 +333,5 @@ async def test_without_the_progress_handler_only_the_death_of_the_process_ends_a
         await ask(engine, source, "SELECT 1")
         ((_, child),) = engine._idle._idle[source]
         with pytest.raises(GatherumError):
-            await ask(engine, source, attacks.ENDLESS, seconds=0.2)
+            await ask(engine, source, attacks.ENDLESS, seconds=0.1)
         assert child.alive is survives
