@@ -93,7 +93,10 @@ def measure(folder: Path, connections: int, seconds: float, datasette: Path | No
     if datasette is not None:
         with served(datasette, folder / "shop.db") as url:
             queries = [urlencode({"sql": POINT, "id": n, "_shape": "objects"}) for n in range(1, ROWS, 97)]
-            for name, wanted in (("point", queries), ("1,000 rows", [urlencode({"sql": THOUSAND})])):
+            for name, wanted in (
+                ("point", queries),
+                ("1,000 rows", [urlencode({"sql": THOUSAND, "_shape": "objects"})]),
+            ):
                 loads[f"datasette, {name}"] = load.run(
                     url, [], connections=connections, seconds=seconds, queries=wanted
                 ).to_json()

@@ -76,7 +76,7 @@ class Sources:
     def __init__(self, settings: SourcesSettings, *, store_path: Path | None, vault: Vault | None = None) -> None:
         self._settings = settings
         files = SqliteFiles(settings, store_path=store_path)
-        self._engines: dict[str, Engine] = {"sqlite": SqliteEngine(files.locate)}
+        self._engines: dict[str, Engine] = {"sqlite": SqliteEngine(files.locate, keep=settings.max_concurrent)}
         if vault is not None:
             reach = reaching(Guard(settings.allow_hosts, ports=PORTS.values()), vault)
             self._engines["postgresql"] = PostgresEngine(reach, keep=settings.max_concurrent)

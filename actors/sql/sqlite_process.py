@@ -1,7 +1,8 @@
 """SQLite's engine: statements run in child processes that can be killed, see `sqlite_child.py` for what holds there.
 
-Children serve any source, one statement at a time, and are kept for the next one. Whoever leaves a statement before its
-end, or gets no answer in time, kills the child; the next statement starts another, which takes about 50 ms.
+A child serves one source, one statement at a time, and is kept for the next one, for a while. Whoever leaves a
+statement before its end, or gets no answer in time, kills the child; the next statement starts another, which takes
+about 50 ms.
 """
 
 from __future__ import annotations
@@ -25,11 +26,14 @@ from actors.deadline import Deadline
 from actors.errors import GatherumError, InvalidInput, Refused, Unavailable
 from actors.messages import Source
 from actors.sql import sqlite_catalog, sqlite_child
+from actors.sql.idle import Idle
 from actors.sql.running import GRACE_S, Allowance, Column, Limits, Params, Result, too_slow
 from actors.sql.schema import Schema, Tested
 
-IDLE: Final = 4
-"""Children kept while there is nothing to do."""
+SLOW_S: Final = 0.25
+"""After so long a statement has the lowest priority: it would take the processors from questions otherwise, s."""
+
+LOWEST: Final = 19
 
 MAX_MESSAGE: Final = 128_000_000
 """Longest message taken from a child, bytes: a row of the largest cells that SQLite is allowed, in base64."""
@@ -52,7 +56,7 @@ class _Child:
         self._process = process
         self._requests = requests
         self._answers = answers
-        self.path = ""
+        self.aside = False
 
     @classmethod
     async def start(cls, *, confined: bool) -> _Child:
@@ -72,6 +76,12 @@ class _Child:
     def alive(self) -> bool:
         """Whether it runs."""
         return self._process.returncode is None
+
+    def step_aside(self) -> None:
+        """Let every other process go first, for good: only root may take that back."""
+        self.aside = True
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, self._process.pid, LOWEST)
 
     async def send(self, request: Mapping[str, Any]) -> None:
         """Ask."""
@@ -110,13 +120,16 @@ class SqliteEngine:
 
     Args:
         locate: the file of a source, if policy allows it; blocks.
+        keep: idle children kept for a source.
         without: fences to leave out, for tests that show what each is for.
     """
 
-    def __init__(self, locate: Callable[[Source], Path], *, without: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self, locate: Callable[[Source], Path], *, keep: int = 8, without: frozenset[str] = frozenset()
+    ) -> None:
         self._locate = locate
         self._without = without
-        self._idle: list[_Child] = []
+        self._idle: Idle[_Child] = Idle(_Child.kill, keep=keep)
 
     @asynccontextmanager
     async def run(
@@ -148,9 +161,7 @@ class SqliteEngine:
 
     async def close(self) -> None:
         """See `Engine.close`."""
-        idle, self._idle = self._idle, []
-        for child in idle:
-            await child.kill()
+        await self._idle.close()
 
     @asynccontextmanager
     async def _run(
@@ -169,7 +180,8 @@ class SqliteEngine:
             "schema": schema,
             "without": sorted(self._without),
         }
-        child = await self._take(path)
+        child = await self._take(source)
+        slow = asyncio.get_running_loop().call_later(SLOW_S, child.step_aside)
         done = False
         try:
             with _encodable():
@@ -202,21 +214,18 @@ class SqliteEngine:
             yield result
         finally:
             # One in the middle of a statement has nothing to say any more that anybody would wait for.
-            if done and child.alive and len(self._idle) < IDLE:
-                self._idle.append(child)
+            slow.cancel()
+            if done and child.alive and not child.aside:
+                self._idle.give(source, child)
             else:
                 await asyncio.shield(child.kill())
 
-    async def _take(self, path: str) -> _Child:
-        """An idle child, one that has the file open if possible, or a new one."""
-        self._idle = [child for child in self._idle if child.alive]
-        if self._idle:
-            child = next((child for child in self._idle if child.path == path), self._idle[0])
-            self._idle.remove(child)
-        else:
-            child = await _Child.start(confined="rlimits" not in self._without)
-        child.path = path
-        return child
+    async def _take(self, source: Source) -> _Child:
+        """An idle child of the source, or a new one."""
+        while (child := self._idle.take(source)) is not None:
+            if child.alive:
+                return child
+        return await _Child.start(confined="rlimits" not in self._without)
 
     async def _ask(self, step: Any, child: _Child, source: Source, deadline: Deadline) -> Any:
         """One step of a child's, which ends by itself at the deadline or is ended soon after."""

@@ -331,7 +331,7 @@ async def test_without_the_progress_handler_only_the_death_of_the_process_ends_a
         engine = SqliteEngine(lambda source: Path(source.path), without=without)
         engines.append(engine)
         await ask(engine, source, "SELECT 1")
-        (child,) = engine._idle
+        ((_, child),) = engine._idle._idle[source]
         with pytest.raises(GatherumError):
-            await ask(engine, source, attacks.ENDLESS, seconds=0.2)
+            await ask(engine, source, attacks.ENDLESS, seconds=0.1)
         assert child.alive is survives

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import shutil
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -14,6 +16,7 @@ from typing import Any
 
 import pytest
 import shop
+import trustme
 from servers import PASSWORD, Server
 from stores import DEFAULTS
 
@@ -278,6 +281,62 @@ async def test_the_store_is_never_a_source(
         with pytest.raises(Refused, match="store of Gatherum"):
             await sources.check(replace(source, user=shop.BOSS))
     server.drop_database(name)
+
+
+@pytest.mark.parametrize("kind", ["postgresql", "mysql"])
+async def test_tls_is_used_where_there_is_some_insisted_on_and_verified(
+    kind: str,
+    postgresql: Source,
+    mysql: Source,
+    postgresql_server: Server,
+    mariadb_server: Server,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    server, source = (postgresql_server, postgresql) if kind == "postgresql" else (mariadb_server, mysql)
+    is_encrypted = {
+        "postgresql": "SELECT ssl::int FROM pg_stat_ssl WHERE pid = pg_backend_pid()",
+        "mysql": "SELECT variable_value <> '' FROM information_schema.session_status"
+        " WHERE variable_name = 'ssl_cipher'",
+    }[kind]
+
+    async def seen(tls: Any) -> list[tuple[Any, ...]]:
+        each = loopback()
+        try:
+            return await ask(each, replace(source, tls=tls), is_encrypted)
+        finally:
+            await each.close()
+
+    assert await seen("prefer") == [(0,)]
+    with pytest.raises(Unavailable):
+        await seen("require")
+    authority = trustme.CA()
+    certificate = authority.issue_cert("127.0.0.1")
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    paths = [server.folder / "certificate.pem", server.folder / "key.pem"]
+    paths[0].write_bytes(b"".join(part.bytes() for part in certificate.cert_chain_pems))
+    paths[1].write_bytes(certificate.private_key_pem.bytes())
+    for path in paths:
+        path.chmod(0o600)
+        if os.geteuid() == 0:
+            shutil.chown(path, "nobody")
+    await asyncio.to_thread(server.stop)
+    server.options = (
+        ["ssl=on", f"ssl_cert_file={paths[0]}", f"ssl_key_file={paths[1]}"]
+        if kind == "postgresql"
+        else [f"--ssl-cert={paths[0]}", f"--ssl-key={paths[1]}"]
+    )
+    try:
+        await asyncio.to_thread(server.start)
+        assert await seen("prefer") == await seen("require") == [(1,)]
+        with pytest.raises(Unavailable):
+            await seen("verify")
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+        assert await seen("verify") == [(1,)]
+    finally:
+        await asyncio.to_thread(server.stop)
+        server.options = []
+        await asyncio.to_thread(server.start)
 
 
 async def test_a_statement_ends_on_the_server_with_its_client(

@@ -18,6 +18,7 @@ from actors.errors import DeadlineExceeded, GatherumError, InvalidInput, Refused
 from actors.messages import Source
 from actors.sql.running import Column, Limits
 from actors.sql.sources import Sources
+from actors.sql.sqlite_process import LOWEST
 
 NUMBERS = Source("numbers", "sqlite", "numbers.db")
 MANY = Limits(rows=100_000, bytes=50_000_000)
@@ -117,6 +118,21 @@ async def test_a_statement_that_is_left_ends_its_process(sources: Sources) -> No
     with pytest.raises(asyncio.CancelledError):
         await waiting
     assert not children & _children()
+
+
+async def test_a_statement_that_takes_long_lets_others_go_first(sources: Sources) -> None:
+    waiting = asyncio.create_task(ask(sources, ENDLESS, seconds=5))
+    while not (children := _children()):
+        await asyncio.to_thread(os.sched_yield)
+    (child,) = children
+    assert os.getpriority(os.PRIO_PROCESS, child) == os.getpriority(os.PRIO_PROCESS, 0)
+    async with asyncio.timeout(3):
+        while os.getpriority(os.PRIO_PROCESS, child) != LOWEST:
+            await asyncio.to_thread(os.sched_yield)
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    assert await ask(sources, "SELECT 1") == ([(1,)], False)
+    assert child not in _children()
 
 
 async def test_places_of_a_source_are_bounded(sources: Sources) -> None:
