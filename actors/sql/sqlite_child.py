@@ -31,6 +31,12 @@ PROGRESS_STEPS: Final = 1000
 BUSY_S: Final = 0.5
 """Wait for a writer that locks the file. SQLite's own wait cannot be interrupted, so it is short."""
 
+SLOW_S: Final = 0.25
+"""A statement that has taken so much of a processor goes behind everything else: it would hold up questions, s."""
+
+LOWEST: Final = 19
+"""Priority of such a one. Only root could take it back, so the process is not used again."""
+
 MEMORY: Final = 256_000_000
 """Memory of the process beyond what it starts with, bytes."""
 
@@ -111,6 +117,8 @@ class Session:
         self.opened = _identity(path)
         self._layers = layers
         self._until = math.inf
+        self._slow_at = math.inf
+        self.aside = False
         # What a statement is refused is not what opening the file needs: SQLite reads the schema by itself.
         self._connection = sqlite3.connect(
             f"{Path(path).as_uri()}?mode={'ro' if 'readonly' in layers else 'rwc'}",
@@ -130,7 +138,7 @@ class Session:
         # Sorting goes to memory, which is limited; there is no disk to go to.
         self._connection.execute("PRAGMA temp_store = MEMORY")
         if "progress" in layers:
-            self._connection.set_progress_handler(lambda: time.monotonic() > self._until, PROGRESS_STEPS)
+            self._connection.set_progress_handler(self._look_at_the_clock, PROGRESS_STEPS)
 
     def is_of(self, path: str, identity: Sequence[int]) -> bool:
         """Whether it is this very file that is open."""
@@ -139,6 +147,7 @@ class Session:
     def run(self, request: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         """The messages that answer a request: `columns`, then batches of `rows`, then `end`."""
         self._until = time.monotonic() + request["seconds"]
+        self._slow_at = time.process_time() + SLOW_S
         if "authorizer" in self._layers:
             self._connection.set_authorizer(authorizer(schema=request["schema"]))
         params = {name: _given(value) for name, value in request["params"].items()}
@@ -156,6 +165,13 @@ class Session:
             yield from _batches(cursor, request["rows"], request["bytes"])
         finally:
             cursor.close()
+
+    def _look_at_the_clock(self) -> bool:
+        """Whether the statement's time is up."""
+        if not self.aside and time.process_time() > self._slow_at:
+            self.aside = True
+            os.setpriority(os.PRIO_PROCESS, 0, LOWEST)
+        return time.monotonic() > self._until
 
     def close(self) -> None:
         """Close the file."""
@@ -237,11 +253,11 @@ def serve(requests: BinaryIO, answers: BinaryIO) -> None:
                 if not session.is_of(request["path"], request["identity"]):
                     raise sqlite3.OperationalError("The file was replaced while it was opened.")
             for message in session.run(request):
-                _send(answers, message)
+                _send(answers, {**message, "aside": session.aside})
         except (sqlite3.Error, sqlite3.Warning, MemoryError, OverflowError, OSError, UnicodeEncodeError) as error:
             code = getattr(error, "sqlite_errorcode", None)
             kind = "memory" if isinstance(error, MemoryError) else type(error).__name__
-            _send(answers, {"error": str(error), "code": code, "kind": kind})
+            _send(answers, {"error": str(error), "code": code, "kind": kind, "aside": bool(session and session.aside)})
 
 
 def _send(answers: BinaryIO, message: Mapping[str, Any]) -> None:

@@ -30,11 +30,6 @@ from actors.sql.idle import Idle
 from actors.sql.running import GRACE_S, Allowance, Column, Limits, Params, Result, too_slow
 from actors.sql.schema import Schema, Tested
 
-SLOW_S: Final = 0.25
-"""After so long a statement has the lowest priority: it would take the processors from questions otherwise, s."""
-
-LOWEST: Final = 19
-
 MAX_MESSAGE: Final = 128_000_000
 """Longest message taken from a child, bytes: a row of the largest cells that SQLite is allowed, in base64."""
 
@@ -77,12 +72,6 @@ class _Child:
         """Whether it runs."""
         return self._process.returncode is None
 
-    def step_aside(self) -> None:
-        """Let every other process go first, for good: only root may take that back."""
-        self.aside = True
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, self._process.pid, LOWEST)
-
     async def send(self, request: Mapping[str, Any]) -> None:
         """Ask."""
         data = orjson.dumps(request)
@@ -101,6 +90,7 @@ class _Child:
             message: dict[str, Any] = orjson.loads(await self._answers.readexactly(length))
         except (asyncio.IncompleteReadError, ConnectionResetError, orjson.JSONDecodeError):
             raise _Gone from None
+        self.aside = message.get("aside", False)
         return message
 
     async def kill(self) -> None:
@@ -181,7 +171,6 @@ class SqliteEngine:
             "without": sorted(self._without),
         }
         child = await self._take(source)
-        slow = asyncio.get_running_loop().call_later(SLOW_S, child.step_aside)
         done = False
         try:
             with _encodable():
@@ -214,7 +203,6 @@ class SqliteEngine:
             yield result
         finally:
             # One in the middle of a statement has nothing to say any more that anybody would wait for.
-            slow.cancel()
             if done and child.alive and not child.aside:
                 self._idle.give(source, child)
             else:

@@ -18,7 +18,7 @@ from actors.errors import DeadlineExceeded, GatherumError, InvalidInput, Refused
 from actors.messages import Source
 from actors.sql.running import Column, Limits
 from actors.sql.sources import Sources
-from actors.sql.sqlite_process import LOWEST
+from actors.sql.sqlite_child import LOWEST
 
 NUMBERS = Source("numbers", "sqlite", "numbers.db")
 MANY = Limits(rows=100_000, bytes=50_000_000)
