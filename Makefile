@@ -44,6 +44,7 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.answers
 	$(BIN)/python -m benchmarks.entities
 	$(BIN)/python -m benchmarks.ask
+	$(BIN)/python -m benchmarks.sql
 
 clean:
 	rm -rf $(VENV) build dist examples/library .mypy_cache .ruff_cache .pytest_cache .hypothesis

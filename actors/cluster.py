@@ -121,7 +121,17 @@ def create_roles(settings: Settings) -> list[tuple[str, ActorHandle[Any]]]:
     places = {"url": settings.database_url, "blobs": files}
     shards = settings.retrieval.shards
     wanted: list[tuple[type[Any], int, tuple[Any, ...], dict[str, Any]]] = [
-        (Database, 1, database, {**places, "max_attempts": settings.ingest.max_attempts}),
+        (
+            Database,
+            1,
+            database,
+            {
+                **places,
+                "max_attempts": settings.ingest.max_attempts,
+                "sources_key": settings.sources_key,
+                "model": settings.model,
+            },
+        ),
         *(
             (
                 Retriever,
@@ -152,7 +162,12 @@ def create_roles(settings: Settings) -> list[tuple[str, ActorHandle[Any]]]:
             Orchestrator,
             settings.orchestrator.replicas,
             (settings.orchestrator,),
-            {"retrieval": roles.retrieval, "entities": roles.entities, "database": roles.database},
+            {
+                "retrieval": roles.retrieval,
+                "entities": roles.entities,
+                "database": roles.database,
+                "text_to_sql": bool(settings.model.url) and settings.model.text_to_sql,
+            },
         ),
     ]
     started = []

@@ -14,6 +14,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from sqlalchemy import URL
@@ -30,27 +31,34 @@ from actors.messages import (
     EntityDetail,
     EntityMention,
     EntityName,
+    Evidence,
     Examined,
     Fitted,
     Health,
     Job,
     Lease,
+    LinkedEntity,
     Lookup,
+    LookupCall,
     Page,
     PageChunks,
     PageReading,
     PublishedDocument,
     RelatedEntity,
     Removed,
-    Row,
     Source,
     SourceValue,
+    StoredLookup,
     Tended,
     Upload,
 )
 from actors.reading import PIPELINE
 from actors.search.placement import WHOLE, Shard
+from actors.sql.evidence import Finder
+from actors.sql.lookups import call as lookup_call
+from actors.sql.model import Model
 from actors.sql.sources import Sources
+from actors.sql.vault import Vault
 from actors.store import (
     changes,
     deletion,
@@ -60,6 +68,7 @@ from actors.store import (
     files,
     jobs,
     keys,
+    lookups,
     progress,
     queue,
     room,
@@ -74,7 +83,7 @@ from actors.store.doctor import Doctor, announce
 from actors.store.engine import Store
 from actors.store.entities import Wanted
 from config import logs
-from config.settings import BlobSettings, DatabaseSettings, SourcesSettings
+from config.settings import BlobSettings, DatabaseSettings, ModelSettings, SourcesSettings
 
 T = TypeVar("T")
 
@@ -101,12 +110,16 @@ class Database:
         blobs: the files.
         blob_settings: their section: how often they are swept, and what for.
         max_attempts: attempts of each new job.
+        sources_key: file of the key that the passwords of SQL databases are stored under; without it, SQLite files are
+            the only sources.
+        model: the section of the language model; None where none will be asked.
     """
 
     ROLE: ClassVar[str] = "database"
     IDEMPOTENT: ClassVar[frozenset[str]] = frozenset(
         {
             "accept",
+            "add_lookup",
             "add_source",
             "add_vectors",
             "announce",
@@ -123,6 +136,7 @@ class Database:
             "entity",
             "entity_mentions",
             "entity_names",
+            "evidence_many",
             "examine",
             "fail",
             "fitted",
@@ -134,15 +148,17 @@ class Database:
             "jobs_by_id",
             "keep_fitted",
             "last_change",
-            "lookup_many",
+            "lookups",
             "names_of",
             "page",
             "publish",
             "published",
             "published_document",
+            "refresh_source",
             "related_entities",
             "release",
             "retry_job",
+            "run_lookup",
             "source_values",
             "sizes",
             "sources",
@@ -162,6 +178,8 @@ class Database:
         url: str,
         blobs: Blobs,
         max_attempts: int,
+        sources_key: Path | None = None,
+        model: ModelSettings | None = None,
     ) -> None:
         self._settings = settings
         self._url = dialect.parse_url(url)
@@ -172,7 +190,10 @@ class Database:
         self._sweeping: asyncio.Task[None] | None = None
         self._stopping = asyncio.Event()
         self._max_attempts = max_attempts
-        self._sources = Sources(sources, store_path=dialect.file_of(self._url))
+        vault = Vault(sources_key, variables=sources.password_variables) if sources_key else None
+        self._sources = Sources(sources, store_path=dialect.file_of(self._url), vault=vault)
+        self._finder = Finder(sources, self._sources)
+        self._model = Model(model) if model is not None else None
         self._opened: Store | None = None
         self._revision = ""
         self._look_for_gone = 0.0  # monotonic, s
@@ -198,11 +219,14 @@ class Database:
         logs.get().info("database_ready", revision=self._revision)
 
     async def stop(self) -> None:
-        """Stop sweeping and close the connections."""
+        """Stop sweeping and close the connections, those to SQL sources too."""
         if self._sweeping is not None:
             self._stopping.set()
             self._sweeping.cancel()
             await asyncio.wait((self._sweeping,))
+        await self._sources.close()
+        if self._model is not None:
+            await self._model.close()
         if self._opened is not None:
             await self._opened.close()
 
@@ -756,6 +780,20 @@ class Database:
         await self._write(partial(sources.remove, name=name), deadline, "removing a source")
         self._tell()
 
+    async def refresh_source(self, name: str, *, deadline: Deadline) -> None:
+        """Have the names in a source read again, soon, instead of when their time comes.
+
+        Raises:
+            UnknownSource: there is none of this name.
+        """
+
+        async def work(connection: AsyncConnection, now: float) -> None:
+            await sources.find(connection, name)
+            await changes.draw(connection, now, Change(0, "sources"))
+
+        await self._write(work, deadline, "refreshing a source", repeatable=True)
+        self._tell()
+
     async def source_values(self, name: str, *, deadline: Deadline) -> list[SourceValue]:
         """The name-like values of a source.
 
@@ -763,12 +801,101 @@ class Database:
             UnknownSource: there is none of this name.
         """
         source = await self._read(partial(sources.find, name=name), deadline, "finding a source")
-        return await deadline.run(self._sources.values(source), "reading a source")
+        return await deadline.run(self._finder.values(source), "reading a source")
 
-    async def lookup_many(self, lookups: list[Lookup], *, deadline: Deadline) -> list[list[Row] | GatherumError]:
-        """Rows for each look-up, or what went wrong with it, in order."""
-        known = {source.name: source for source in await self.sources(deadline=deadline)}
-        return await self._sources.lookup_many(known, lookups, deadline)
+    async def evidence_many(
+        self, name: str, wanted: list[Lookup | LookupCall], *, deadline: Deadline
+    ) -> list[Evidence | GatherumError]:
+        """The rows for each of what is wanted from one source, or what went wrong with it, in order.
+
+        Raises:
+            UnknownSource: there is none of this name.
+        """
+
+        async def work(connection: AsyncConnection) -> tuple[Source, list[StoredLookup]]:
+            return await sources.find(connection, name), await lookups.of(connection, name)
+
+        source, stored = await self._read(work, deadline, "finding a source")
+        return await self._finder.find_many(source, wanted, {lookup.name: lookup for lookup in stored}, deadline)
+
+    async def write_sql_many(
+        self, asked: list[tuple[str, tuple[LinkedEntity, ...], tuple[str, ...] | None]], *, deadline: Deadline
+    ) -> list[Evidence | GatherumError]:
+        """The rows of the statements that a language model writes for questions, or what went wrong, in order.
+
+        Args:
+            asked: questions, each with the names in it and the sources that it may ask (None for all).
+            deadline: of them all.
+
+        Raises:
+            Unavailable: there is no language model.
+        """
+        model = self._model
+        if model is None:
+            raise Unavailable("No language model is configured.")
+        every = await self.sources(deadline=deadline)
+
+        async def one(
+            text: str, names: tuple[LinkedEntity, ...], may: tuple[str, ...] | None
+        ) -> Evidence | GatherumError:
+            allowed = [source for source in every if may is None or source.name in may]
+            try:
+                return await self._finder.write(model, text, names, allowed, deadline)
+            except GatherumError as error:
+                return error
+
+        return await asyncio.gather(*(one(*question) for question in asked))
+
+    # --- lookups -----------------------------------------------------------------------------------------------------
+
+    async def add_lookup(self, lookup: StoredLookup, *, deadline: Deadline) -> None:
+        """Store a lookup, after its source has taken its statement. The very same one again is no error.
+
+        Raises:
+            UnknownSource: its source is not registered.
+            InvalidInput: it is not sound, or the source does not take its statement.
+            Refused: its statement would do more than read.
+            Conflict: another lookup of the source has the name.
+        """
+        source = await self._read(partial(sources.find, name=lookup.source), deadline, "finding a source")
+        await self._finder.check(source, lookup, deadline)
+        await self._write(partial(lookups.add, lookup=lookup), deadline, "storing a lookup", repeatable=True)
+        self._tell()
+
+    async def lookups(self, source: str | None = None, *, deadline: Deadline) -> list[StoredLookup]:
+        """The stored lookups, of one source or of all, by source and name.
+
+        Raises:
+            UnknownSource: there is none of this name.
+        """
+        work = lookups.every if source is None else partial(lookups.of, source=source)
+        return await self._read(work, deadline, "listing lookups")
+
+    async def remove_lookup(self, source: str, name: str, *, deadline: Deadline) -> None:
+        """Forget a lookup.
+
+        Raises:
+            UnknownLookup: the source has none of this name.
+        """
+        await self._write(partial(lookups.remove, source=source, name=name), deadline, "removing a lookup")
+        self._tell()
+
+    async def run_lookup(
+        self, source: str, name: str, arguments: dict[str, Any], limit: int, *, deadline: Deadline
+    ) -> Evidence:
+        """Run a stored lookup; at most `limit` rows.
+
+        Raises:
+            UnknownSource, UnknownLookup: there is none of this name.
+            InvalidInput: an argument is missing, unknown or of the wrong type.
+            GatherumError: what the source said.
+        """
+
+        async def work(connection: AsyncConnection) -> tuple[Source, StoredLookup]:
+            return await sources.find(connection, source), await lookups.find(connection, source, name)
+
+        found, lookup = await self._read(work, deadline, "finding a lookup")
+        return await self._finder.run(found, lookup, lookup_call(lookup, arguments), _limit(limit), deadline)
 
     # -----------------------------------------------------------------------------------------------------------------
 

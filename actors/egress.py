@@ -14,7 +14,7 @@ import re
 import socket
 import ssl
 import threading
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
@@ -126,9 +126,9 @@ class Allowed:
     """What an operator has opened besides the public internet.
 
     Attributes:
-        hosts: names (or addresses) as they stand in a URL, each with its port, or None for 80 and 443. Their addresses
-            are not vetted.
-        networks: addresses that are open to every name that leads there, on 80 and 443.
+        hosts: names (or addresses) as they stand in a URL, each with its port, or None for the usual ones. Their
+            addresses are not vetted.
+        networks: addresses that are open to every name that leads there, on the usual ports.
     """
 
     hosts: frozenset[tuple[str, int | None]] = frozenset()
@@ -154,9 +154,9 @@ class Allowed:
                 hosts.add((_canonical(named["v6"] or named["name"]), port))
         return cls(frozenset(hosts), tuple(networks))
 
-    def host(self, host: str, port: int) -> bool:
+    def host(self, host: str, port: int, usual: Collection[int]) -> bool:
         """Whether connections to this host at this port are open whatever its addresses."""
-        return (host, port) in self.hosts or (port in PORTS.values() and (host, None) in self.hosts)
+        return (host, port) in self.hosts or (port in usual and (host, None) in self.hosts)
 
     def address(self, address: Address) -> bool:
         """Whether an address is open that would be refused otherwise."""
@@ -169,10 +169,14 @@ class Guard:
     Args:
         allow: what the operator has opened, see `Allowed.of`.
         resolve: the resolver; the system's by default.
+        ports: those that are open at any public host.
     """
 
-    def __init__(self, allow: Iterable[str] = (), *, resolve: Resolve | None = None) -> None:
+    def __init__(
+        self, allow: Iterable[str] = (), *, resolve: Resolve | None = None, ports: Collection[int] = PORTS.values()
+    ) -> None:
         self._allowed = Allowed.of(allow)
+        self._ports = tuple(sorted(ports))
         self._resolve = resolve or system_resolver
 
     def vet_url(self, text: str, *, base: httpx.URL | None = None) -> httpx.URL:
@@ -200,8 +204,8 @@ class Guard:
         host, port = _canonical(url.raw_host.decode("ascii")), PORTS[url.scheme] if url.port is None else url.port
         if not host:
             raise InvalidInput("The URL names no host.")
-        if not self._allowed.host(host, port) and port not in PORTS.values():
-            raise Refused("Only the ports 80 and 443 are fetched from.")
+        if not self._is_open(host, port) and port not in self._ports:
+            raise self._closed()
         self._vet_host(host, port)
         return url
 
@@ -217,9 +221,9 @@ class Guard:
             FetchFailed: the name leads to no public address, or cannot be looked up at the moment.
         """
         host = _canonical(host)
-        opened = self._allowed.host(host, port)
-        if not opened and port not in PORTS.values():
-            raise Refused("Only the ports 80 and 443 are fetched from.")
+        opened = self._is_open(host, port)
+        if not opened and port not in self._ports:
+            raise self._closed()
         self._vet_host(host, port)
         if literal := _literal(host):
             return (str(literal),)
@@ -237,8 +241,14 @@ class Guard:
             raise FetchFailed(f"The host {host} {_NOT_PUBLIC}.")
         return tuple(dict.fromkeys(map(str, found)))
 
+    def _is_open(self, host: str, port: int) -> bool:
+        return self._allowed.host(host, port, self._ports)
+
+    def _closed(self) -> Refused:
+        return Refused(f"Only the ports {' and '.join(map(str, self._ports))} are open.")
+
     def _vet_host(self, host: str, port: int) -> None:
-        if self._allowed.host(host, port):
+        if self._is_open(host, port):
             return
         if literal := _literal(host):
             if not self._passes(literal, host):
@@ -247,7 +257,7 @@ class Guard:
             # Even a public one: 134744072 is 8.8.8.8 to one resolver and a name to another.
             raise Refused(f"The host {host} is an address in a notation that is not accepted.")
         elif len(host) > 253 or not _NAME.fullmatch(host):
-            raise InvalidInput("The URL's host is not a valid name.")
+            raise InvalidInput("The host is not a valid name.")
 
     def _passes(self, address: Address, host: str) -> bool:
         """Whether an address may be connected to; the log has the reason if it may not."""

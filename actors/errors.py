@@ -7,7 +7,8 @@
     │   ├── KeyReused           an idempotency key that stands for another upload
     │   └── MalformedRequest
     ├── NotFound                the thing named does not exist (or is not yours)
-    │   └── UnknownCollection  UnknownDocument  UnknownEntity  UnknownJob  UnknownPage  UnknownSource
+    │   └── UnknownCollection  UnknownDocument  UnknownEntity  UnknownJob  UnknownLookup  UnknownPage
+    │       UnknownSource
     ├── Conflict                the thing exists, or is in another state
     │   └── StaleLease          a worker lost its job to another one
     ├── DeadlineExceeded        the budget of a call is used up
@@ -143,6 +144,12 @@ class UnknownSource(NotFound):
     """No SQL source of that name."""
 
     code = "unknown_source"
+
+
+class UnknownLookup(NotFound):
+    """The SQL source has no lookup of that name."""
+
+    code = "unknown_lookup"
 
 
 class UnknownEntity(NotFound):

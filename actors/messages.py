@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from actors.deadline import Deadline
+from actors.errors import GatherumError
 
 Box = tuple[float, float, float, float]
 """x0, y0, x1, y1 in points, origin top left."""
@@ -24,6 +25,10 @@ BranchStatus = Literal["ok", "timeout", "error", "skipped"]
 JobState = Literal["queued", "reading", "publishing", "done", "partial", "failed", "cancelled"]
 DocumentState = Literal["queued", "done", "partial", "failed", "cancelled"]
 ChunkKind = Literal["text", "table"]
+RowKind = Literal["table", "lookup", "model"]
+ParameterType = Literal["text", "integer", "number", "date", "boolean"]
+Scalar = str | int | float | bool | None
+"""A value as JSON has it; a date is ISO 8601 text."""
 
 VECTOR = np.dtype("<f2")
 """A number of a stored vector. Rankings are the same as with 32 bits (docs/benchmarks.md)."""
@@ -500,6 +505,7 @@ class Link:
         entity_id: of a corpus entity, else None.
         source, table, column: of an SQL value, else None.
         value: of an SQL value, as stored (a question may write `titan` for `Titan`); else None.
+        key: primary key of the one row that has the value, where it is a single column; else None.
     """
 
     kind: Literal["entity", "value"]
@@ -508,6 +514,7 @@ class Link:
     table: str | None = None
     column: str | None = None
     value: str | None = None
+    key: int | str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -527,10 +534,12 @@ class Row:
 
     Attributes:
         source: name of the source.
-        table: name of the table.
-        key: primary key column(s) and value(s).
+        table: name of the table; of the lookup whose result it is; empty for a statement of a language model.
+        key: primary key column(s) and value(s); of a result the arguments, and `row`, its place in it from 1.
         columns: every column of the row, by name.
         sql: the statement that finds this row again.
+        kind: what `table` names.
+        via: the foreign key that led to it from a row with a name of the question, as `table.column`; else empty.
     """
 
     source: str
@@ -538,6 +547,8 @@ class Row:
     key: dict[str, Any]
     columns: dict[str, Any]
     sql: str
+    kind: RowKind = "table"
+    via: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -554,11 +565,12 @@ class PageCitation:
 
 @dataclass(frozen=True, slots=True)
 class RowCitation:
-    """Which row a statement was read from."""
+    """Which row a statement was read from; see `Row`."""
 
     source: str
     table: str
     key: dict[str, Any]
+    kind: RowKind = "table"
 
 
 @dataclass(frozen=True, slots=True)
@@ -744,14 +756,14 @@ class Change:
     Attributes:
         number: gap-free, ascending.
         kind: `publish` or `delete` a document, `collection` (created), `drop` (a collection), `sources` (SQL sources
-            changed), `encoder` (a fast encoder was fitted, or another encoder serves), or `gap` (an entry was lost, and
-            `gatherum doctor` put this one in its place).
+            changed), `lookups` (stored lookups changed), `encoder` (a fast encoder was fitted, or another encoder
+            serves), or `gap` (an entry was lost, and `gatherum doctor` put this one in its place).
         document_id: empty where it is about none.
         collection: empty where it is about none.
     """
 
     number: int
-    kind: Literal["publish", "delete", "collection", "drop", "sources", "encoder", "gap"]
+    kind: Literal["publish", "delete", "collection", "drop", "sources", "lookups", "encoder", "gap"]
     document_id: str = ""
     collection: str = ""
 
@@ -919,28 +931,110 @@ class EntityMention:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A registered SQL database. `path` is relative to `sources.sqlite_root`."""
+    """A registered SQL database.
+
+    Attributes:
+        path: of SQLite: the file, relative to `sources.sqlite_root`.
+        host, port, database, user: of a server.
+        password_env: name of the environment variable that holds the password.
+        secret: the password in the form that it is stored in, see `actors/sql/vault.py`; never shown.
+        tls: `prefer`: if the server has it; `require`: else no connection; `verify`: with a certificate for the host.
+        samples: whether values may be shown with the schema.
+        exclude: columns left out of names and evidence, as in `sources.exclude`.
+    """
 
     name: str
-    kind: Literal["sqlite"]
-    path: str
+    kind: Literal["sqlite", "postgresql", "mysql"]
+    path: str = ""
+    host: str = ""
+    port: int = 0
+    database: str = ""
+    user: str = ""
+    password_env: str = ""
+    secret: str = field(default="", repr=False)
+    tls: Literal["prefer", "require", "verify"] = "prefer"
+    samples: bool = False
+    exclude: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class SourceValue:
-    """A name-like value of a source, for whoever looks for names in questions."""
+    """A name-like value of a source, for whoever looks for names in questions; `key` as in `Link`."""
 
     source: str
     table: str
     column: str
     value: str
+    key: int | str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Lookup:
-    """Rows wanted: those of `table` whose `column` is `value`."""
+    """Rows wanted: those of `table` whose `column` is `value`; `key` as in `Link`, which saves a search for them."""
 
     source: str
     table: str
     column: str
     value: str
+    key: int | str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """A parameter of a stored lookup.
+
+    Attributes:
+        name: as in its statement, where a colon stands before it.
+        description: for people and models.
+        column: `table.column` whose values it takes; empty for any.
+        required: whether the lookup needs it.
+        default: what it is where it is not given.
+    """
+
+    name: str
+    type: ParameterType
+    description: str = ""
+    column: str = ""
+    required: bool = True
+    default: Scalar = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredLookup:
+    """A SELECT that somebody wrote, named and described, for questions to be answered by.
+
+    Attributes:
+        source: that it asks.
+        name: unique within the source.
+        description: what it finds; each sentence is a way to ask for it.
+        sql: the statement, with `:name` for each parameter.
+    """
+
+    source: str
+    name: str
+    description: str
+    sql: str
+    parameters: tuple[Parameter, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LookupCall:
+    """A stored lookup to be run, with its arguments in the order of its parameters."""
+
+    source: str
+    name: str
+    arguments: tuple[tuple[str, Scalar], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Rows found in a source.
+
+    Attributes:
+        error: what kept further rows back.
+        truncated: whether a limit did.
+    """
+
+    rows: tuple[Row, ...] = ()
+    error: GatherumError | None = None
+    truncated: bool = False

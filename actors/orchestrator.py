@@ -1,23 +1,37 @@
 """Orchestrator: takes questions in batches, fans them out, and joins what comes back.
 
-Names are linked and passages are searched for at once; rows are looked up as soon as the names are known, without
-waiting for the passages. A branch that fails or is late costs its part of the answer, not the answer.
+Names are linked and passages are searched for at once; SQL sources are asked as soon as the names are known, each by a
+call of its own, without waiting for the passages. A branch that fails or is late costs its part of the answer, not the
+answer. Which stored lookups there are is known here, by following the store, so that a question which calls for nothing
+costs the sources nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import random
 import socket
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, ClassVar, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Final, TypeVar, cast
 
 from actors.deadline import Deadline
 from actors.errors import DeadlineExceeded, GatherumError, InvalidInput, Overloaded, Unavailable
-from actors.messages import Answer, Found, Health, LinkedEntity, Lookup, Query, Question, Row, Source
-from actors.search.branches import Batch, Call, merge, plan_lookups
+from actors.messages import (
+    Answer,
+    Evidence,
+    Found,
+    Health,
+    LinkedEntity,
+    LookupCall,
+    Query,
+    Question,
+    Source,
+    StoredLookup,
+)
+from actors.search.branches import Batch, Call, Wanted, merge, plan
 from actors.search.encoding import encode_answer, encode_found
 from config import logs
 from config.settings import OrchestratorSettings
@@ -31,6 +45,15 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 R = TypeVar("R")
 
+FOLLOW_S: Final = 10.0
+"""Longest wait for news of stored lookups, s."""
+
+CALL_S: Final = 30.0
+"""Budget of one read from the store, s."""
+
+RETRY_S: Final = 1.0
+"""About how long after a failure the store is asked again, s."""
+
 
 class Orchestrator:
     """Answers questions. See the module's docstring.
@@ -40,18 +63,28 @@ class Orchestrator:
         retrieval: searches passages.
         entities: finds names in questions.
         database: looks up rows.
+        text_to_sql: whether a language model is asked for a statement where nothing else asks the sources.
     """
 
     ROLE: ClassVar[str] = "orchestrator"
     IDEMPOTENT: ClassVar[frozenset[str]] = frozenset({"ask_many", "ask_json", "search_json", "health"})
 
     def __init__(
-        self, settings: OrchestratorSettings, *, retrieval: Retriever, entities: Entities, database: Database
+        self,
+        settings: OrchestratorSettings,
+        *,
+        retrieval: Retriever,
+        entities: Entities,
+        database: Database,
+        text_to_sql: bool = False,
     ) -> None:
         self._settings = settings
         self._retrieval = retrieval
         self._entities = entities
         self._database = database
+        self._text_to_sql = text_to_sql
+        self._stored: tuple[StoredLookup, ...] = ()
+        self._follower: asyncio.Task[None] | None = None
         self._in_flight = 0
         # One thread: choosing and encoding hold the interpreter anyway, they must only not hold the loop.
         self._joining = ThreadPoolExecutor(1, thread_name_prefix="join")
@@ -60,10 +93,14 @@ class Orchestrator:
         self._log = logs.get()
 
     async def start(self) -> None:
-        """Nothing to prepare: the other roles are called as they come up."""
+        """Begin to follow the stored lookups; the other roles are called as they come up."""
+        self._follower = asyncio.create_task(self._follow(), name="orchestrator-lookups")
 
     async def stop(self) -> None:
         """Questions under way finish being joined."""
+        if self._follower is not None:
+            self._follower.cancel()
+            await asyncio.wait((self._follower,))
         await asyncio.to_thread(self._joining.shutdown)
 
     async def health(self, *, deadline: Deadline) -> Health:
@@ -73,7 +110,7 @@ class Orchestrator:
             ready=True,
             pid=os.getpid(),
             node=socket.gethostname(),
-            detail={"in_flight": self._in_flight},
+            detail={"in_flight": self._in_flight, "lookups": len(self._stored)},
         )
 
     async def ask_many(self, questions: list[Question], *, deadline: Deadline) -> list[Answer | GatherumError]:
@@ -112,6 +149,32 @@ class Orchestrator:
         finally:
             self._in_flight -= len(accepted)
         return [*encoded, *(self._overloaded() for _ in queries[len(accepted) :])]
+
+    # --- stored lookups ---
+
+    async def _follow(self) -> None:
+        """Know the stored lookups, from the start on and whenever they change; without the store, those of before."""
+        number: int | None = None
+        while True:
+            try:
+                number = await self._next_lookups(number)
+            except GatherumError as error:
+                self._log.warning("lookups_behind", error=error.detail)
+                await asyncio.sleep(random.uniform(RETRY_S / 2, RETRY_S))  # noqa: S311 - no secret depends on it
+
+    async def _next_lookups(self, number: int | None) -> int:
+        """One step: wait for changes past a number (None to begin), and read the lookups if it concerns them."""
+        if number is None:
+            # Drawn before they are read: what changes meanwhile is then news.
+            number = await self._database.last_change(deadline=Deadline.after(CALL_S))
+        else:
+            deadline = Deadline.after(FOLLOW_S + CALL_S)
+            changes = await self._database.changes(number, FOLLOW_S, 1000, deadline=deadline)
+            number = changes[-1].number if changes else number
+            if not {change.kind for change in changes} & {"lookups", "sources", "gap"}:
+                return number
+        self._stored = tuple(await self._database.lookups(deadline=Deadline.after(CALL_S)))
+        return number
 
     # --- admission ---
 
@@ -159,7 +222,15 @@ class Orchestrator:
     async def _answer(
         self, accepted: Sequence[tuple[Question, Deadline]], took: float, form: Callable[[Answer], R]
     ) -> list[R | GatherumError]:
-        fan = _FanOut(accepted, took, retrieval=self._retrieval, entities=self._entities, database=self._database)
+        fan = _FanOut(
+            accepted,
+            took,
+            retrieval=self._retrieval,
+            entities=self._entities,
+            database=self._database,
+            stored=self._stored,
+            text_to_sql=self._text_to_sql,
+        )
         tasks = [asyncio.create_task(branch) for branch in fan.branches()]
         try:
             # Waiting does not hand a cancellation on to what is waited for: whoever is left is cancelled below.
@@ -206,6 +277,8 @@ class _FanOut:
         accepted: the questions, each with the time its branches have.
         took: when the questions were taken, seconds since the epoch.
         retrieval, entities, database: the roles.
+        stored: the stored lookups.
+        text_to_sql: see `Orchestrator`.
     """
 
     def __init__(
@@ -216,23 +289,29 @@ class _FanOut:
         retrieval: Retriever,
         entities: Entities,
         database: Database,
+        stored: Sequence[StoredLookup],
+        text_to_sql: bool,
     ) -> None:
         self._accepted = accepted
         self._took = took
         self._roles = (retrieval, entities, database)
         self._search: Call[Found] = Call()
         self._names: Call[tuple[LinkedEntity, ...]] = Call()
-        self._rows: Call[list[Row]] = Call()
+        self._stored = stored
+        self._text_to_sql = text_to_sql
         self._sources: Call[Source] = Call()
-        self._lookups: list[list[Lookup]] = []
-        self._distinct: dict[Lookup, int] = {}
+        self._wanted: list[list[Wanted]] = []
+        self._by_source: dict[str, list[Wanted]] = {}
+        self._places: dict[Wanted, int] = {}
+        self._rows: dict[str, Call[Evidence]] = {}
+        self._models: dict[int, Call[Evidence]] = {}
         # The calls go on for as long as one question can use what they bring.
         self.last = max(until for _, until in accepted)
 
     def branches(self) -> list[Coroutine[None, None, None]]:
         """What runs at the same time."""
         named = any(question.sources for question, _ in self._accepted)
-        return [self._link_and_look_up(), self._find(), *([self._list_sources()] if named else [])]
+        return [self._link_and_ask(), self._find(), *([self._list_sources()] if named else [])]
 
     def batch(self) -> Batch:
         """What has come back by now."""
@@ -242,8 +321,9 @@ class _FanOut:
             retrieval=self._search,
             entities=self._names,
             rows=self._rows,
-            lookups=self._lookups,
-            distinct=self._distinct,
+            wanted=self._wanted,
+            places=self._places,
+            models=self._models,
             sources=frozenset(source.name for source in self._sources.values if isinstance(source, Source))
             if listed
             else None,
@@ -257,24 +337,47 @@ class _FanOut:
         ]
         await _make(self._search, "retrieval", retrieval.search_many(queries, deadline=self.last), len(queries))
 
-    async def _link_and_look_up(self) -> None:
-        _, entities, database = self._roles
+    async def _link_and_ask(self) -> None:
+        _, entities, _ = self._roles
         texts = [question.text for question, _ in self._accepted]
         await _make(self._names, "entities", entities.link_many(texts, deadline=self.last), len(texts))
         if self._names.error is not None:
             return
         now = time.time()
-        for (question, until), names in zip(self._accepted, self._names.values, strict=True):
+        for index, (question, until) in enumerate(self._accepted):
+            names = self._names.values[index]
             if isinstance(names, GatherumError) or until.remaining(now=now) <= 0:
-                self._lookups.append([])
-            else:
-                self._lookups.append(plan_lookups(question, names))
-        for lookups in self._lookups:
-            for lookup in lookups:
-                self._distinct.setdefault(lookup, len(self._distinct))
-        if self._distinct:
-            distinct = list(self._distinct)
-            await _make(self._rows, "sql", database.lookup_many(distinct, deadline=self.last), len(distinct))
+                self._wanted.append([])
+                continue
+            wanted = plan(question, names, self._stored)
+            self._wanted.append(wanted)
+            if self._text_to_sql and question.sources != () and not any(isinstance(one, LookupCall) for one in wanted):
+                self._models[index] = Call()
+        for wanted in self._wanted:
+            for one in wanted:
+                if one not in self._places:
+                    of = self._by_source.setdefault(one.source, [])
+                    self._places[one] = len(of)
+                    of.append(one)
+        self._rows = {source: Call() for source in self._by_source}
+        async with asyncio.TaskGroup() as group:
+            for source in self._by_source:
+                group.create_task(self._ask_source(source))
+            for index in self._models:
+                group.create_task(self._ask_model(index))
+
+    async def _ask_source(self, source: str) -> None:
+        _, _, database = self._roles
+        wanted = self._by_source[source]
+        call = database.evidence_many(source, wanted, deadline=self.last)
+        await _make(self._rows[source], f"sql:{source}", call, len(wanted))
+
+    async def _ask_model(self, index: int) -> None:
+        _, _, database = self._roles
+        question, until = self._accepted[index]
+        names = cast("tuple[LinkedEntity, ...]", self._names.values[index])
+        call = database.write_sql_many([(question.text, names, question.sources)], deadline=until)
+        await _make(self._models[index], "model", call, 1)
 
     async def _list_sources(self) -> None:
         _, _, database = self._roles

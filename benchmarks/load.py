@@ -1,7 +1,7 @@
 """A closed-loop HTTP load generator: each connection sends its next request when the answer to the last has come.
 
 It is written on asyncio protocols, with hand-made HTTP/1.1, so that it takes a small part of a core that it shares with
-the system under test: a client library would be what is measured. Only answers with a Content-Length are understood.
+the system under test: a client library would be what is measured.
 
     python -m benchmarks.load http://127.0.0.1:8000/v1/ask --body '{"question": "Which moon has lakes?"}'
 """
@@ -25,6 +25,7 @@ import numpy as np
 import uvloop
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
+_CHUNKED = re.compile(rb"\r\ntransfer-encoding: *chunked", re.IGNORECASE)
 _CLOSE = re.compile(rb"\r\nconnection: *close", re.IGNORECASE)
 
 
@@ -113,7 +114,7 @@ class _Connection(asyncio.Protocol):
         self._requests = requests
         self._tally = tally
         self._buffer = bytearray()
-        self._wanted = -1  # bytes of the whole answer; -1 until its head is here
+        self._wanted = -1  # bytes of the whole answer; -1 until its head is here; 0 where its end says so itself
         self._body_at = 0
         self._sent = 0.0
         self.answers = 0
@@ -131,13 +132,15 @@ class _Connection(asyncio.Protocol):
             if end < 0:
                 return
             length = _LENGTH.search(buffer, 0, end)
-            if length is None:
-                self._tally.bad("no_content_length")
+            if length is None and _CHUNKED.search(buffer, 0, end) is None:
+                self._tally.bad("no_length")
                 self._transport.abort()
                 return
             self._body_at = end + 4
-            self._wanted = self._body_at + int(length[1])
-        if len(buffer) < self._wanted:
+            self._wanted = self._body_at + int(length[1]) if length else 0
+        if self._wanted == 0 and buffer.endswith(b"\r\n0\r\n\r\n"):
+            self._wanted = len(buffer)
+        if self._wanted == 0 or len(buffer) < self._wanted:
             return
         status = bytes(buffer[9:12])
         if status == b"200":
@@ -175,30 +178,40 @@ def run(
     seconds: float = 30.0,
     warm_up_s: float = 2.0,
     mark: bytes | None = None,
+    queries: Sequence[str] = (),
 ) -> Result:
     """POST the JSON bodies in turn, from all connections at once, for so long.
 
     Args:
         url: whole, with its path.
         bodies: sent in turn, the first again after the last.
+        queries: query strings to GET the URL with, in the place of bodies.
         connections: open at once.
         seconds: measured time.
         warm_up_s: time before measuring.
         mark: bytes whose presence in an answer is counted, such as `"partial":true`.
     """
-    return uvloop.run(_run(url, bodies, connections, seconds, warm_up_s, mark))
+    return uvloop.run(_run(url, bodies, connections, seconds, warm_up_s, mark, queries))
 
 
 async def _run(
-    url: str, bodies: Sequence[bytes], connections: int, seconds: float, warm_up_s: float, mark: bytes | None
+    url: str,
+    bodies: Sequence[bytes],
+    connections: int,
+    seconds: float,
+    warm_up_s: float,
+    mark: bytes | None,
+    queries: Sequence[str],
 ) -> Result:
     place = urlsplit(url)
     host, port = place.hostname or "127.0.0.1", place.port or 80
     head = (
-        f"POST {place.path or '/'} HTTP/1.1\r\nHost: {place.netloc}\r\n"
+        f"POST {place.path or '/'}{'?' if place.query else ''}{place.query} HTTP/1.1\r\nHost: {place.netloc}\r\n"
         "Content-Type: application/json\r\nAccept: application/json\r\nContent-Length: %d\r\n\r\n"
     )
-    requests = itertools.cycle([(head % len(body)).encode() + body for body in bodies])
+    get = f"GET {place.path or '/'}?%s HTTP/1.1\r\nHost: {place.netloc}\r\nAccept: application/json\r\n\r\n"
+    wanted = [(get % query).encode() for query in queries]
+    requests = itertools.cycle(wanted or [(head % len(body)).encode() + body for body in bodies])
     tally = _Tally(mark)
     answers = [0] * connections
     live: set[_Connection] = set()

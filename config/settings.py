@@ -326,6 +326,19 @@ class IngestSettings(Section):
     )
 
 
+def _hosts_or_networks(entries: tuple[str, ...]) -> tuple[str, ...]:
+    """At the start, or an entry that means nothing would only be found by the first replica."""
+    for entry in entries:
+        try:
+            ip_network(entry)
+        except ValueError:
+            if not HOST_AND_PORT.fullmatch(entry):
+                raise ValueError(
+                    f"{entry!r} is neither a host, nor host:port, nor a network such as 10.0.0.0/8"
+                ) from None
+    return entries
+
+
 class SourcesSettings(Section):
     """Registered SQL databases (`actors/sql/`)."""
 
@@ -333,6 +346,59 @@ class SourcesSettings(Section):
     timeout_s: float = Field(gt=0, description="Budget of one look-up, s.")
     max_rows: int = Field(ge=1, description="Most rows read by one look-up.")
     max_values: int = Field(ge=0, description="Most name-like values taken from one column.")
+    max_names: int = Field(ge=0, description="Most name-like values taken from one source.")
+    exclude: tuple[str, ...] = Field(
+        description="Columns whose values are neither looked for in questions nor shown as evidence, each as "
+        "`table.column` with `*` for anything; statements and stored lookups may read them all the same."
+    )
+    max_concurrent: int = Field(ge=1, description="Statements that run in one source at once, per process.")
+    max_waiting: int = Field(ge=0, description="Statements that wait for one source, per process; more get a 429.")
+    query_timeout_s: float = Field(gt=0, description="Longest budget of a statement that a client sends, s.")
+    query_rows: int = Field(ge=1, description="Most rows that a statement gives.")
+    query_mb: float = Field(gt=0, description="Most that a statement gives, MB (10^6 bytes).")
+    schema_s: float = Field(ge=0, description="Time after which the tables of a source are looked at again, s.")
+    samples: int = Field(
+        ge=0, description="Values of each column shown with the tables, where a source allows it; 0 shows none."
+    )
+    allow_hosts: tuple[str, ...] = Field(
+        description="Database servers that are open besides those on the public internet at the ports 3306 and 5432: "
+        "`host`, `host:port`, an address, or a network in CIDR notation. Loopback and private networks are closed "
+        "unless they stand here. The addresses of a host named here are not vetted."
+    )
+    password_variables: tuple[str, ...] = Field(
+        description="Patterns of the environment variables that a source may name for its password. None of Gatherum's "
+        "own (`GATHERUM_…`) may be named."
+    )
+
+    @field_validator("allow_hosts")
+    @classmethod
+    def _are_hosts_or_networks(cls, entries: tuple[str, ...]) -> tuple[str, ...]:
+        return _hosts_or_networks(entries)
+
+
+class ModelSettings(Section):
+    """A language model behind an OpenAI-compatible API (`actors/sql/model.py`); nothing needs one."""
+
+    url: str = Field(
+        description="Where its API is, such as `http://127.0.0.1:11434/v1`; empty for none. Questions, and names of "
+        "tables, columns and values that they mention, are sent there."
+    )
+    name: str = Field(description="What the API calls the model.")
+    key_env: str = Field(description="Name of the environment variable that holds the API's key; empty for none.")
+    text_to_sql: bool = Field(
+        description="Whether it is asked for an SQL statement where a question calls for no stored lookup. The "
+        "statement goes through the same guard as any other, and is shown."
+    )
+    timeout_s: float = Field(gt=0, description="Budget of one call, s.")
+    max_tokens: int = Field(ge=16, description="Longest reply that is asked for, tokens.")
+    calls_per_minute: int = Field(ge=0, description="Most calls in any minute; questions beyond go without.")
+
+    @field_validator("url")
+    @classmethod
+    def _is_http(cls, url: str) -> str:
+        if url and not re.match(r"https?://[^/\s?#@]+", url):
+            raise ValueError(f"{url!r} is no http or https URL")
+        return url.rstrip("/")
 
 
 class EgressSettings(Section):
@@ -353,16 +419,7 @@ class EgressSettings(Section):
     @field_validator("allow_hosts")
     @classmethod
     def _are_hosts_or_networks(cls, entries: tuple[str, ...]) -> tuple[str, ...]:
-        """At the start, or an entry that means nothing would only be found by the first replica."""
-        for entry in entries:
-            try:
-                ip_network(entry)
-            except ValueError:
-                if not HOST_AND_PORT.fullmatch(entry):
-                    raise ValueError(
-                        f"{entry!r} is neither a host, nor host:port, nor a network such as 10.0.0.0/8"
-                    ) from None
-        return entries
+        return _hosts_or_networks(entries)
 
     @field_validator("ca_file")
     @classmethod
@@ -405,6 +462,7 @@ class Settings(Section):
     blobs: BlobSettings
     ingest: IngestSettings
     sources: SourcesSettings
+    model: ModelSettings
     egress: EgressSettings
     ray: RaySettings
     logs: LogSettings
@@ -413,6 +471,11 @@ class Settings(Section):
     def database_url(self) -> str:
         """SQLAlchemy URL of the store, the embedded default filled in."""
         return self.database.url or f"sqlite+aiosqlite:///{self.data_dir / 'gatherum.db'}"
+
+    @property
+    def sources_key(self) -> Path:
+        """File of the key that the passwords of sources are stored under."""
+        return self.data_dir / "sources.key"
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,8 @@ from serve import problems
 from serve.fetch import Fetcher
 from serve.pace import Paced, Stalled
 from serve.parameters import known_parameters
-from serve.routes import admin, ask, collections, documents, entities, extract, jobs, sources
+from serve.queries import Queries
+from serve.routes import admin, ask, collections, documents, entities, extract, jobs, lookups, sources
 from serve.services import Services, Turnstile
 
 UPLOAD_PATHS = frozenset({documents.UPLOAD_PATH, extract.PATH})
@@ -53,8 +54,9 @@ def create_app(services: Services) -> FastAPI:
     app.state.extractions = Turnstile(services.settings.api.max_extractions, "extractions")
     app.state.event_streams = Turnstile(services.settings.api.max_event_streams, "event streams")
     app.state.follower = jobs.follower(services)
+    app.state.queries = Queries(services.settings, services.roles)
     problems.install(app)
-    for module in (ask, documents, extract, jobs, collections, entities, sources, admin):
+    for module in (ask, documents, extract, jobs, collections, entities, sources, lookups, admin):
         app.include_router(module.router)
     app.add_middleware(_Envelope, settings=services.settings.api)
     return app

@@ -307,13 +307,59 @@ class AsyncClient:
             if not after:
                 return items
 
-    async def add_source(self, name: str, path: str) -> None:
-        """Register an SQLite file, its path relative to the server's `sources.sqlite_root`."""
-        await self._call("POST", "/v1/sources", json={"name": name, "kind": "sqlite", "path": path})
+    async def add_source(self, name: str, path: str = "", *, kind: str = "sqlite", **fields: Any) -> dict[str, Any]:
+        """Register an SQL source: an SQLite file, or by `host`, `database`, `user` … as the API has them."""
+        given = {"path": path} if path else {}
+        return await self._call("POST", "/v1/sources", json={"name": name, "kind": kind, **given, **fields})
+
+    async def test_source(self, name: str) -> dict[str, Any]:
+        """Have the server look at a source."""
+        return await self._call("POST", f"/v1/sources/{name}/test")
+
+    async def source_schema(self, name: str, *, refresh: bool = False) -> dict[str, Any]:
+        """The tables of a source."""
+        return await self._call("GET", f"/v1/sources/{name}/schema", params={"refresh": refresh})
+
+    async def query(
+        self, name: str, sql: str, params: Mapping[str, Any] | None = None, *, limit: int | None = None
+    ) -> dict[str, Any]:
+        """The rows of a statement, as arrays."""
+        how = _given({"_shape": "arrays", "limit": limit})
+        body = {"sql": sql, "params": dict(params or {})}
+        return await self._call("POST", f"/v1/sources/{name}/query", params=how, json=body)
+
+    async def explain(self, name: str, sql: str, params: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """How a statement would be run."""
+        body = {"sql": sql, "params": dict(params or {})}
+        return await self._call("POST", f"/v1/sources/{name}/explain", json=body)
 
     async def remove_source(self, name: str) -> None:
         """Forget a source. The database itself is not touched."""
         await self._call("DELETE", f"/v1/sources/{name}")
+
+    async def refresh_source(self, name: str) -> None:
+        """Have the names in a source read again, soon."""
+        await self._call("POST", f"/v1/sources/{name}/refresh")
+
+    async def lookups(self, source: str) -> list[dict[str, Any]]:
+        """The stored lookups of a source."""
+        items: list[dict[str, Any]] = (await self._call("GET", f"/v1/sources/{source}/lookups"))["items"]
+        return items
+
+    async def add_lookup(self, source: str, lookup: Mapping[str, Any]) -> dict[str, Any]:
+        """Store a lookup: `{name, description, sql, parameters}`, as `POST /v1/sources/{name}/lookups` takes it."""
+        return await self._call("POST", f"/v1/sources/{source}/lookups", json=dict(lookup))
+
+    async def run_lookup(
+        self, source: str, name: str, arguments: Mapping[str, Any], *, limit: int = 100
+    ) -> dict[str, Any]:
+        """Run a stored lookup; the answer is `{rows, truncated}`."""
+        body = {"arguments": dict(arguments), "limit": limit}
+        return await self._call("POST", f"/v1/sources/{source}/lookups/{name}", json=body)
+
+    async def remove_lookup(self, source: str, name: str) -> None:
+        """Forget a stored lookup."""
+        await self._call("DELETE", f"/v1/sources/{source}/lookups/{name}")
 
     async def _patiently(self, call: Callable[[], Awaitable[dict[str, Any]]]) -> dict[str, Any]:
         """The call's answer, repeating it within the patience; only for calls that may run twice."""

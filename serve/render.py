@@ -325,10 +325,60 @@ def sources(items: Sequence[Mapping[str, Any]]) -> RenderableType:
     """Registered SQL sources."""
     if not items:
         return Text("No sources. Register one: gatherum sources add NAME PATH")
-    table = _table("Source", "Kind", "Path")
+    table = _table("Source", "Kind", "Place")
     for item in items:
-        table.add_row(Text(item["name"]), Text(item["kind"]), Text(str(item.get("path", ""))))
+        place = item["path"] or f"{item['user']}@{item['host']}:{item['port'] or 'usual port'}/{item['database']}"
+        table.add_row(Text(item["name"]), Text(item["kind"]), Text(place))
     return table
+
+
+def lookups(items: Sequence[Mapping[str, Any]]) -> RenderableType:
+    """Stored lookups of a source."""
+    if not items:
+        return Text("No lookups. Store one: gatherum lookups add SOURCE FILE")
+    table = _table("Lookup", "Parameters", "What it finds")
+    for item in items:
+        parameters = ", ".join(f"{parameter['name']}: {parameter['type']}" for parameter in item["parameters"])
+        table.add_row(Text(item["name"]), Text(parameters), Text(item["description"]))
+    return table
+
+
+def tested(found: Mapping[str, Any]) -> RenderableType:
+    """What a look at a source has found."""
+    lines = [Text(f"{found['version']}, answers in {found['latency_ms']:g} ms.")]
+    lines += [Text(f"Warning: {warning}", style="yellow") for warning in found["warnings"]]
+    return Group(*lines)
+
+
+def schema(found: Mapping[str, Any]) -> RenderableType:
+    """The tables of a source."""
+    table = _table("Table", "Column", "Type", "")
+    for each in found["tables"]:
+        size = "" if each["rows"] is None else f" (about {each['rows']:,} rows)"
+        points = {of: f"-> {key['table']}" for key in each["foreign_keys"] for of in key["columns"]}
+        for at, column in enumerate(each["columns"]):
+            notes = ["key"] if column["name"] in each["key"] else []
+            notes += [points[column["name"]]] if column["name"] in points else []
+            notes += [", ".join(map(str, column["samples"]))] if column["samples"] else []
+            name = f"{each['name']}{size}" if at == 0 else ""
+            table.add_row(Text(name), Text(column["name"]), Text(column["type"]), Text("; ".join(notes)))
+    return table
+
+
+def query(found: Mapping[str, Any]) -> RenderableType:
+    """The rows of a statement, given as arrays."""
+    table = _table(*(column["name"] for column in found["columns"]))
+    for row in found["rows"]:
+        table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
+    end = f"{len(found['rows']):,} rows in {found['elapsed_ms']:g} ms" + (
+        ", more left out" if found["truncated"] else ""
+    )
+    return Group(table, Text(f"{end}."))
+
+
+def plan(found: Mapping[str, Any]) -> RenderableType:
+    """What a plan says in plain words."""
+    return Group(*(Text(f"{each['level']}: {each['text']}") for each in found["analysis"]))
 
 
 def checkup(found: Mapping[str, Any]) -> RenderableType:

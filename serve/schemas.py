@@ -57,11 +57,75 @@ class CollectionBody(Body):
 
 
 class SourceBody(Body):
-    """An SQL source."""
+    """An SQL source: a file, or a database on a server and who may read it."""
 
     name: str = Collection
-    kind: Literal["sqlite"] = Field(description="Kind of database.")
-    path: str = Field(min_length=1, max_length=1000, description="File, relative to `sources.sqlite_root`.")
+    kind: Literal["sqlite", "postgresql", "mysql"] = Field(description="Kind of database; MariaDB is `mysql`.")
+    path: str = Field("", max_length=1000, description="Of SQLite: the file, relative to `sources.sqlite_root`.")
+    host: str = Field("", max_length=253, description="Name or address of the server.")
+    port: int = Field(0, ge=0, le=65535, description="Its port; 0 for the usual one.")
+    database: str = Field("", max_length=100, description="Name of the database.")
+    user: str = Field("", max_length=100, description="Name of the role, which should be able to read and no more.")
+    password: str = Field("", max_length=1000, description="Kept encrypted, and never given out again.")
+    password_env: str = Field(
+        "", max_length=100, description="In its place: the environment variable, where Gatherum runs, that holds it."
+    )
+    tls: Literal["prefer", "require", "verify"] = Field(
+        "prefer", description="`require`: no connection without TLS; `verify`: nor without a certificate for the host."
+    )
+    samples: bool = Field(False, description="Whether some values of each column may be shown with the tables.")
+    exclude: tuple[str, ...] = Field(
+        (),
+        max_length=100,
+        description="Columns left out of names and of rows shown as evidence, as `table.column` with `*` for anything.",
+    )
+
+
+class QueryBody(Body):
+    """A statement."""
+
+    sql: str = Field(
+        max_length=100_000,
+        description="A single SELECT, its parameters as `:name`.",
+        examples=["SELECT name, radius_km FROM moons WHERE planet = :planet ORDER BY radius_km DESC"],
+    )
+    params: dict[str, str | int | float | bool | None] = Field(
+        default_factory=dict, max_length=100, description="Their values. Dates and decimals are given as text."
+    )
+
+
+class ParameterBody(Body):
+    """A parameter of a stored lookup."""
+
+    name: str = Field(max_length=64, description="As in the statement, where a colon stands before it.")
+    type: Literal["text", "integer", "number", "date", "boolean"]
+    description: str = Field("", max_length=500, description="For people and models.")
+    column: str = Field(
+        "",
+        max_length=300,
+        description="`table.column` whose values it takes; a name of any column fits where it is empty.",
+    )
+    required: bool = Field(True, description="Whether the lookup needs it.")
+    default: str | int | float | bool | None = Field(None, description="What it is where it is not given.")
+
+
+class LookupBody(Body):
+    """A stored lookup: a SELECT that questions are answered by."""
+
+    name: str = Field(max_length=64, examples=["customer_total"])
+    description: str = Field(
+        description="What it finds, in the words of those who ask; each sentence is another way to ask for it.",
+        examples=["Total of all invoices of a customer. How much has a customer spent."],
+    )
+    sql: str = Field(description="One SELECT, with `:name` for each parameter.")
+    parameters: list[ParameterBody] = Field(default_factory=list)
+
+
+class LookupRunBody(Body):
+    """Arguments of a stored lookup."""
+
+    arguments: dict[str, Any] = Field(default_factory=dict, description="A value for each parameter, by its name.")
+    limit: int = Field(100, ge=1, le=10_000, description="Most rows.")
 
 
 class UrlBody(Body):
@@ -276,13 +340,126 @@ class SourceView(BaseModel):
 
     name: str
     kind: str
-    path: str
+    path: str = Field(description="Of an SQLite file; else empty, as what follows is for one.")
+    host: str
+    port: int
+    database: str
+    user: str
+    password: Literal["none", "stored", "environment"] = Field(description="Where it comes from.")
+    password_env: str
+    tls: str
+    samples: bool
+    exclude: tuple[str, ...]
+
+
+class TestView(BaseModel):
+    """What a look at a source found."""
+
+    ok: bool
+    version: str = Field(examples=["PostgreSQL 15.4"])
+    latency_ms: float = Field(description="Of one exchange, once connected.")
+    connect_ms: float = Field(description="Of all of it, the connection included.")
+    writable: list[str] = Field(description="What the user could write to if it went there by itself.")
+    warnings: list[str]
+
+
+class SourceColumnView(BaseModel):
+    """A column."""
+
+    name: str
+    type: str
+    nullable: bool
+    comment: str
+    samples: list[Any]
+
+
+class ForeignKeyView(BaseModel):
+    """Columns that point at another table."""
+
+    columns: list[str]
+    table: str
+    references: list[str]
+
+
+class IndexView(BaseModel):
+    """An index; an expression in it is an empty name."""
+
+    name: str
+    columns: list[str]
+    unique: bool
+
+
+class TableView(BaseModel):
+    """A table."""
+
+    name: str
+    namespace: str
+    kind: str
+    columns: list[SourceColumnView]
+    key: list[str]
+    foreign_keys: list[ForeignKeyView]
+    indexes: list[IndexView]
+    rows: int | None = Field(description="An estimate.")
+    comment: str
+
+
+class SchemaView(BaseModel):
+    """The tables of a source."""
+
+    tables: list[TableView]
+    read_at: str = Field(description="When the source was looked at.")
+    truncated: bool = Field(description="There are more tables.")
+
+
+class ResultColumnView(BaseModel):
+    """A column of an answer."""
+
+    name: str
+    type: str = Field(description="In the database's words; empty where it has none.")
+
+
+class RowsView(BaseModel):
+    """The rows of a statement."""
+
+    columns: list[ResultColumnView]
+    rows: list[Any] = Field(description="Objects, or arrays with `_shape=arrays`.")
+    truncated: bool = Field(description="There were more than the limits let through.")
+    elapsed_ms: float
+
+
+class AdviceView(BaseModel):
+    """Something that a plan says."""
+
+    level: Literal["warning", "note"]
+    table: str | None
+    text: str
+
+
+class PlanView(BaseModel):
+    """How a statement would be run."""
+
+    plan: Any = Field(description="In the database's own form.")
+    analysis: list[AdviceView] = Field(description="The same in plain words, warnings first.")
 
 
 class SourcesView(BaseModel):
     """Registered SQL sources."""
 
     items: list[SourceView]
+    next: str | None
+
+
+class LookupView(LookupBody):
+    """A stored lookup."""
+
+    source: str
+    arguments: dict[str, Any] = Field(description="JSON schema of its arguments, as tools of models are described.")
+
+
+class LookupsView(BaseModel):
+    """The stored lookups of a source."""
+
+    items: list[LookupView]
     next: str | None
 
 
@@ -298,6 +475,7 @@ class CitationView(BaseModel):
     source: str | None = None
     table: str | None = None
     key: dict[str, Any] | None = None
+    kind: Literal["table", "lookup", "model"] | None = None
 
 
 class SentenceView(BaseModel):
@@ -337,10 +515,19 @@ class RowView(BaseModel):
     """A row of an SQL source."""
 
     source: str
-    table: str
-    key: dict[str, Any]
+    table: str = Field(description="Of a lookup's result its name; empty for a statement of a language model.")
+    key: dict[str, Any] = Field(description="Primary key; of a result the arguments, and `row`, its place in it.")
     columns: dict[str, Any]
-    sql: str
+    sql: str = Field(description="The statement that finds it again.")
+    kind: Literal["table", "lookup", "model"]
+    via: str = Field(description="The foreign key that led to it, as `table.column`; empty where a name did.")
+
+
+class LookupRowsView(BaseModel):
+    """Rows of a stored lookup."""
+
+    rows: list[RowView]
+    truncated: bool = Field(description="Whether there are more.")
 
 
 class EntityView(BaseModel):

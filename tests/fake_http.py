@@ -59,6 +59,27 @@ def problem(status: int, code: str, detail: str) -> httpx.Response:
     return httpx.Response(status, json={"status": status, "code": code, "detail": detail, "title": "", "type": ""})
 
 
+OF_SOURCES: dict[str, Any] = {
+    "test": {"version": "PostgreSQL 15", "latency_ms": 0.4, "warnings": ["The role can write."]},
+    "schema": {
+        "tables": [
+            {
+                "name": "moons",
+                "rows": 7,
+                "key": ["id"],
+                "foreign_keys": [{"columns": ["planet"], "table": "planets", "references": ["id"]}],
+                "columns": [
+                    {"name": "id", "type": "integer", "samples": [1, 2]},
+                    {"name": "planet", "type": "integer", "samples": []},
+                ],
+            }
+        ]
+    },
+    "query": {"columns": [{"name": "name"}], "rows": [["Titan"], [None]], "truncated": True, "elapsed_ms": 1.5},
+    "explain": {"plan": [], "analysis": [{"level": "warning", "table": "moons", "text": "All of moons is read."}]},
+}
+
+
 @dataclass
 class FakeServer:
     """Takes every PDF that starts like one; each job is done at the second look.
@@ -78,6 +99,7 @@ class FakeServer:
     uploads: list[tuple[str, str, bytes]] = field(default_factory=list)
     jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
     sources: dict[str, str] = field(default_factory=dict)
+    lookups: dict[str, dict[str, Any]] = field(default_factory=dict)
     listed: list[Job] = field(default_factory=list)
     trouble: list[str] = field(default_factory=list)
     told: list[tuple[str, str]] = field(default_factory=list)
@@ -132,16 +154,40 @@ class FakeServer:
                 return httpx.Response(200, json=ANSWER)
             case "POST", ["v1", "sources"]:
                 source = json.loads(request.content)
-                self.sources[source["name"]] = source["path"]
+                self.sources[source["name"]] = source.get("path", "")
                 return httpx.Response(201, json=source)
             case "GET", ["v1", "sources"]:
                 items = [{"name": name, "kind": "sqlite", "path": path} for name, path in self.sources.items()]
                 return httpx.Response(200, json={"items": items, "next": None})
+            case _, ["v1", "sources", source, "lookups", *rest]:
+                return self._lookup(request, source, *rest)
+            case "POST", ["v1", "sources", name, "refresh"]:
+                self.told.append(("refresh", name))
+                return httpx.Response(202)
+            case _, ["v1", "sources", _, ("test" | "schema" | "query" | "explain") as verb]:
+                self.asked.append({"verb": verb, **dict(request.url.params), **json.loads(request.content or b"{}")})
+                return httpx.Response(200, json=OF_SOURCES[verb])
             case "DELETE", ["v1", "sources", name]:
                 if self.sources.pop(name, None) is None:
                     return problem(404, "unknown_source", f"There is no source {name}.")
                 return httpx.Response(204)
         return problem(404, "not_found", "There is nothing at this path.")
+
+    def _lookup(self, request: httpx.Request, source: str, name: str = "") -> httpx.Response:
+        match request.method:
+            case "GET":
+                return httpx.Response(200, json={"items": list(self.lookups.values()), "next": None})
+            case "DELETE":
+                if self.lookups.pop(name, None) is None:
+                    return problem(404, "unknown_lookup", "The source has no lookup of this name.")
+                return httpx.Response(204)
+        body = json.loads(request.content)
+        if not name:
+            self.lookups[body["name"]] = {"parameters": [], **body, "source": source}
+            return httpx.Response(201, json=self.lookups[body["name"]])
+        key = {**body["arguments"], "row": 1}
+        row = {"source": source, "table": name, "key": key, "columns": {"total": 39.62}, "sql": ""}
+        return httpx.Response(200, json={"rows": [row][: body["limit"]], "truncated": False})
 
     def _upload(self, request: httpx.Request) -> httpx.Response:
         self.keys.append(request.headers["idempotency-key"])

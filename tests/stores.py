@@ -30,14 +30,16 @@ def soon() -> Deadline:
     return Deadline.after(30.0)
 
 
-def database_in(folder: Path, *, url: str | None = None, max_attempts: int = 3, **settings: Any) -> Database:
+def database_in(
+    folder: Path, *, url: str | None = None, max_attempts: int = 3, sqlite_root: Path | None = None, **settings: Any
+) -> Database:
     """A Database over an SQLite file in the folder, not started; the same folder again is the same store.
 
     With a URL, over that database, and with the folder for its files.
     """
     return Database(
         DEFAULTS.database.model_copy(update=settings),
-        DEFAULTS.sources,
+        DEFAULTS.sources.model_copy(update={"sqlite_root": str(sqlite_root or "")}),
         DEFAULTS.blobs,
         url=url or f"sqlite:///{folder / 'gatherum.db'}",
         blobs=Folder(folder / "blobs"),
@@ -47,10 +49,10 @@ def database_in(folder: Path, *, url: str | None = None, max_attempts: int = 3, 
 
 @asynccontextmanager
 async def open_database(
-    folder: Path, *, url: str | None = None, max_attempts: int = 3, **settings: Any
+    folder: Path, *, url: str | None = None, max_attempts: int = 3, sqlite_root: Path | None = None, **settings: Any
 ) -> AsyncIterator[Database]:
     """The same, started, and stopped at the end."""
-    database = database_in(folder, url=url, max_attempts=max_attempts, **settings)
+    database = database_in(folder, url=url, max_attempts=max_attempts, sqlite_root=sqlite_root, **settings)
     await database.start()
     try:
         yield database

@@ -7,17 +7,33 @@ own time was up. All of it is pure, so that every way of failing can be tried wi
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from actors.errors import DeadlineExceeded, GatherumError, InvalidInput, NotFound, Unavailable, UnknownSource
-from actors.messages import Answer, Branch, BranchStatus, Found, LinkedEntity, Lookup, Question, Row
+from actors.messages import (
+    Answer,
+    Branch,
+    BranchStatus,
+    Evidence,
+    Found,
+    LinkedEntity,
+    Lookup,
+    LookupCall,
+    Question,
+    Row,
+    StoredLookup,
+)
+from actors.search import matching
 from actors.search.answer import choose, text_of
 
 NOT_SEARCHED = "The documents could not be searched; `degraded` says why."
 
 T = TypeVar("T")
+
+Wanted = Lookup | LookupCall
+"""What is wanted from an SQL source."""
 
 
 @dataclass(slots=True)
@@ -39,7 +55,7 @@ class Call(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Share(Generic[T]):
-    """What one question has of a call: a value, or the report of why not."""
+    """What one question has of a call: a value, or the report of why not, or a part of it and both."""
 
     branch: Branch
     value: T | None = None
@@ -52,33 +68,37 @@ class Batch:
 
     Attributes:
         took: when the orchestrator took the questions.
-        rows: for the distinct look-ups.
-        lookups: per question, what its names call for; empty where the names are not known.
-        distinct: look-up to its place in `rows`.
+        rows: for what is wanted from each source, by its name.
+        wanted: per question, what it calls for; empty where its names are not known.
+        places: where each of what is wanted stands in the call of its source.
+        models: per question that a language model was asked about, by its place, the rows of the model's statement.
         sources: names of the registered sources; None where nobody asked, or it could not be found out.
     """
 
     took: float
     retrieval: Call[Found]
     entities: Call[tuple[LinkedEntity, ...]]
-    rows: Call[list[Row]]
-    lookups: Sequence[Sequence[Lookup]]
-    distinct: Mapping[Lookup, int]
+    rows: Mapping[str, Call[Evidence]]
+    wanted: Sequence[Sequence[Wanted]]
+    places: Mapping[Wanted, int]
+    models: Mapping[int, Call[Evidence]]
     sources: frozenset[str] | None = None
 
 
-def plan_lookups(question: Question, entities: Iterable[LinkedEntity]) -> list[Lookup]:
-    """The look-ups that the names in a question call for, in the sources that it allows, each once."""
-    lookups = {
-        Lookup(link.source, link.table, link.column, entity.text if link.value is None else link.value): None
+def plan(question: Question, entities: Sequence[LinkedEntity], stored: Sequence[StoredLookup]) -> list[Wanted]:
+    """What a question calls for from the sources that it allows, each once: rows with its names, and stored lookups."""
+    allowed = question.sources
+    rows: dict[Wanted, None] = {
+        Lookup(link.source, link.table, link.column, entity.text if link.value is None else link.value, link.key): None
         for entity in entities
         for link in entity.links
         if link.source is not None
         and link.table is not None
         and link.column is not None
-        and (question.sources is None or link.source in question.sources)
+        and (allowed is None or link.source in allowed)
     }
-    return list(lookups)
+    lookups = stored if allowed is None else [lookup for lookup in stored if lookup.source in allowed]
+    return [*rows, *(match.call for match in matching.choose(question.text, entities, lookups))]
 
 
 def merge(
@@ -143,9 +163,12 @@ def share(name: str, call: Call[T], index: int, *, took: float, until: float) ->
         return _share(name, "timeout", took, started, max(started, until), error=late)
     value = call.error or call.values[index]
     if isinstance(value, GatherumError):
-        status: BranchStatus = "timeout" if isinstance(value, DeadlineExceeded) else "error"
-        return _share(name, status, took, started, call.ended, error=value)
+        return _share(name, _status(value), took, started, call.ended, error=value)
     return _share(name, "ok", took, started, call.ended, value=value)
+
+
+def _status(error: GatherumError) -> BranchStatus:
+    return "timeout" if isinstance(error, DeadlineExceeded) else "error"
 
 
 def _share(
@@ -170,23 +193,45 @@ def _share(
 
 def _rows(
     question: Question, index: int, batch: Batch, entities: Share[tuple[LinkedEntity, ...]], until: float
-) -> tuple[list[Share[list[Row]]], tuple[Row, ...]]:
+) -> tuple[list[Share[Evidence]], tuple[Row, ...]]:
     """A branch for each source that was looked into, and the rows of all, each once."""
-    lookups = batch.lookups[index] if entities.error is None else ()
-    if not lookups:
+    branches: dict[str, Share[Evidence]] = {}
+    found: list[Row] = []
+    for wanted in batch.wanted[index] if entities.error is None else ():
+        name = f"sql:{wanted.source}"
+        part = _evidence(name, batch.rows[wanted.source], batch.places[wanted], batch.took, until)
+        # What failed marks its source; the rows of the others count all the same.
+        if part.error is not None or name not in branches:
+            branches[name] = part
+        found += part.value.rows if part.value else ()
+    model = batch.models.get(index)
+    if model is not None:
+        part = branches["model"] = _evidence("model", model, 0, batch.took, until)
+        found += part.value.rows if part.value else ()
+    if not branches:
         unknown = entities.error is not None and question.sources != ()
         why = "The names in the question could not be found out." if unknown else None
         return [Share(Branch("sql", "skipped", 0.0, 0.0, attempts=0, error=why))], ()
-    branches: dict[str, Share[list[Row]]] = {}
+    # What was found by a name itself comes before what a foreign key led to, also where both did.
     rows: dict[tuple[object, ...], Row] = {}
-    for lookup in lookups:
-        part = share(f"sql:{lookup.source}", batch.rows, batch.distinct[lookup], took=batch.took, until=until)
-        # One failed look-up marks its source; the rows of the others count all the same.
-        if part.error is not None or lookup.source not in branches:
-            branches[lookup.source] = part
-        for row in part.value or ():
-            rows.setdefault((row.source, row.table, *map(str, row.key.values())), row)
+    for row in sorted(found, key=lambda row: bool(row.via)):
+        rows.setdefault((row.source, row.kind, row.table, *map(str, row.key.values())), row)
     return list(branches.values()), tuple(rows.values())
+
+
+def _evidence(name: str, call: Call[Evidence], place: int, took: float, until: float) -> Share[Evidence]:
+    part = share(name, call, place, took=took, until=until)
+    if part.value is None or part.value.error is None:
+        return part
+    return _share(
+        name,
+        _status(part.value.error),
+        took,
+        call.started or took,
+        call.ended,
+        value=part.value,
+        error=part.value.error,
+    )
 
 
 def _nothing(failed: Sequence[Branch]) -> GatherumError:

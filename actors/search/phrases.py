@@ -182,7 +182,7 @@ class Phrases:
 
 
 def _link(value: SourceValue) -> Link:
-    return Link("value", None, value.source, value.table, value.column, value.value)
+    return Link("value", None, value.source, value.table, value.column, value.value, value.key)
 
 
 def _marks(name: str) -> int:

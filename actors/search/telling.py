@@ -1,7 +1,9 @@
-"""Rows told as sentences: `moons · Titan: radius_km 2574.7, planet Saturn`.
+"""Rows told as sentences: `moons · Titan: radius_km 2574.7, discoverer Christiaan Huygens`.
 
 A row was found because one of its values is a name in the question. Whether it answers the question is judged by its
-columns: if a word of a column's name stands in the question, that column is what was asked for.
+columns: if a word of a column's name stands in the question, that column is what was asked for. Of a row that only a
+foreign key led to, the name of its table must stand there too, or the radius of a planet would answer a question for
+that of its moon. A result of a stored lookup is what was asked for as it is: the lookup was called for that.
 """
 
 from __future__ import annotations
@@ -35,36 +37,53 @@ def tell_rows(
         entities: the names in the question; their links say which value a row was found by.
 
     Returns:
-        The rows of which the question asks for a column, and the others; within each, rows that a name of the question
-        names come before those that merely refer to it.
+        The rows of which the question asks for a column, and the others; within each, results of lookups come first,
+        then rows that a name of the question names, then those that merely refer to it.
     """
     if not rows:
         return [], []
     found_by = {
-        (link.source, link.table, link.column) for entity in entities for link in entity.links if link.kind == "value"
+        (link.source, link.table, link.column, link.value)
+        for entity in entities
+        for link in entity.links
+        if link.kind == "value"
     }
     words: dict[str, frozenset[str]] = {}
-    told: list[tuple[bool, bool, Sentence]] = []
+    told: list[tuple[bool, int, Sentence]] = []
     for row in rows:
-        for column in row.columns:
-            if column not in words:
-                words[column] = _words(column)
-        name = _name_column(row, words)
+        for name in (row.table, *row.columns):
+            if name not in words:
+                words[name] = _words(name)
+        citation = RowCitation(source=row.source, table=row.table, key=row.key, kind=row.kind)
+        if row.kind != "table":
+            told.append((True, 0, Sentence(_tell_result(row), citation)))
+            continue
+        naming = _name_column(row, words)
         # The value that the row was found by is in the question already.
-        known = {column for column in row.columns if (row.source, row.table, column) in found_by}
+        known = {column for column, value in row.columns.items() if (row.source, row.table, column, value) in found_by}
         asked = [
             column
             for column, value in row.columns.items()
-            if value is not None and column != name and column not in known and words[column] & terms
+            if value is not None and column != naming and column not in known and _asks(words[column], terms)
         ]
-        sentence = Sentence(
-            text=_tell(row, name, asked, words),
-            citation=RowCitation(source=row.source, table=row.table, key=row.key),
-        )
-        told.append((bool(asked), name in known, sentence))
+        answers = bool(words[row.table] & terms) if row.via else bool(asked)
+        rank = 1 if naming in known else 3 if row.via else 2
+        told.append((answers, rank, Sentence(_tell(row, naming, asked, words), citation)))
     # Stable: among equals the order in which they were found.
-    told.sort(key=lambda item: not item[1])
-    return [text for asked, _, text in told if asked], [text for asked, _, text in told if not asked]
+    told.sort(key=lambda item: item[1])
+    return [text for answers, _, text in told if answers], [text for answers, _, text in told if not answers]
+
+
+def _asks(words: frozenset[str], terms: frozenset[str]) -> bool:
+    """Whether words of a question ask for a column. Nobody asks for the number of a planet by asking for the planet."""
+    return bool(words & terms) and (not words & _KEYS or bool(terms & _KEYS))
+
+
+def _tell_result(row: Row) -> str:
+    arguments = ", ".join(_value(value) for name, value in row.key.items() if name != "row" and value is not None)
+    called = " · ".join(part for part in (row.table or row.source, arguments) if part)
+    facts = ", ".join(f"{column} {_value(value)}" for column, value in row.columns.items() if value is not None)
+    return f"{called}: {facts}" if facts else called
 
 
 def _words(column: str) -> frozenset[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 MAX_NAME_CHARS = 80
@@ -74,14 +74,6 @@ def literal(value: Any) -> str:
         case str():
             return "'" + value.replace("'", "''") + "'"
     raise TypeError(f"No SQL literal for a {type(value).__name__}.")
-
-
-def statement(table: str, where: Mapping[str, Any]) -> str:
-    """A readable statement that finds rows again, e.g. `SELECT * FROM "moons" WHERE "name" = 'Titan'`."""
-    terms = [
-        f"{identifier(column)} {'IS' if value is None else '='} {literal(value)}" for column, value in where.items()
-    ]
-    return f"SELECT * FROM {identifier(table)} WHERE {' AND '.join(terms)}"  # noqa: S608 - shown, not run
 
 
 def is_name(value: str) -> bool:

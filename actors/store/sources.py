@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
+from typing import Any
 
 from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -11,7 +13,7 @@ from actors.errors import Conflict, UnknownSource
 from actors.messages import Change, Source
 from actors.store import changes
 from actors.store.dialect import insert_new
-from actors.store.tables import sources
+from actors.store.tables import lookups, sources
 
 
 async def add(connection: AsyncConnection, now: float, source: Source) -> Change | None:
@@ -33,7 +35,7 @@ async def add(connection: AsyncConnection, now: float, source: Source) -> Change
 async def every(connection: AsyncConnection) -> list[Source]:
     """All of them, by name."""
     rows = await connection.execute(select(sources.c.name, sources.c.kind, sources.c.spec).order_by(sources.c.name))
-    return [Source(name=name, kind=kind, **spec) for name, kind, spec in rows]
+    return [_source(name, kind, spec) for name, kind, spec in rows]
 
 
 async def find(connection: AsyncConnection, name: str) -> Source:
@@ -46,15 +48,21 @@ async def find(connection: AsyncConnection, name: str) -> Source:
     row = found.first()
     if row is None:
         raise UnknownSource("There is no source of this name.")
-    return Source(name=name, kind=row.kind, **row.spec)
+    return _source(name, row.kind, row.spec)
 
 
 async def remove(connection: AsyncConnection, now: float, name: str) -> Change:
-    """Forget a source; its database is not touched.
+    """Forget a source, and its lookups with it; its database is not touched.
 
     Raises:
         UnknownSource: there is none of this name.
     """
+    await connection.execute(delete(lookups).where(lookups.c.source == name))
     if (await connection.execute(delete(sources).where(sources.c.name == name))).rowcount != 1:
         raise UnknownSource("There is no source of this name.")
     return await changes.draw(connection, now, Change(0, "sources"))
+
+
+def _source(name: str, kind: Any, spec: Mapping[str, Any]) -> Source:
+    # JSON knows no tuples.
+    return Source(name=name, kind=kind, **{**spec, "exclude": tuple(spec.get("exclude", ()))})

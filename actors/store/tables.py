@@ -233,3 +233,14 @@ sources = Table(
     Column("spec", JSON, nullable=False),
     Column("created_at", Double, nullable=False),
 )
+
+lookups = Table(
+    "lookups",
+    metadata,
+    Column("source", String(100), ForeignKey("sources.name"), primary_key=True),
+    Column("name", String(64), primary_key=True),
+    Column("description", Text, nullable=False),
+    Column("sql", LongText, nullable=False),
+    Column("parameters", JSON, nullable=False),
+    Column("created_at", Double, nullable=False),
+)

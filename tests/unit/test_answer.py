@@ -239,6 +239,34 @@ def test_rows_that_a_name_names_come_before_those_that_refer_to_it() -> None:
     assert [sentence.text.split(":")[0] for sentence in told] == ["moons · Titan", "landings · Huygens"]
 
 
+def test_what_a_foreign_key_led_to_answers_only_where_its_table_is_named() -> None:
+    titan = Row("planets", "moons", {"id": 6}, {"id": 6, "name": "Titan", "planet_id": 6, "radius_km": 2574.7}, "")
+    saturn = Row(
+        "planets", "planets", {"id": 6}, {"name": "Saturn", "mean_radius_km": 58232.0}, "", via="moons.planet_id"
+    )
+    asked = [
+        told.text for told in choose("What is the radius of Titan?", (), [saturn, titan], [linked("Titan")], limit=5)
+    ]
+    assert asked[0].startswith("moons · Titan: radius_km 2574.7")
+    assert asked[1].startswith("planets · Saturn")
+    # The number of a planet is nothing that anybody asks for.
+    [planet, beside] = choose("Which planet does Titan orbit?", (), [saturn, titan], [linked("Titan")], limit=5)
+    assert planet.text == "planets · Saturn: mean_radius_km 58232.0"
+    assert "planet_id" not in beside.text
+
+
+def test_a_result_of_a_lookup_comes_first_and_is_told_whole() -> None:
+    total = Row(
+        "shop", "customer_total", {"name": "Titan", "row": 1}, {"total": decimal.Decimal("39.62"), "n": 7}, "", "lookup"
+    )
+    written = Row("shop", "", {"row": 1}, {"count": 3}, "SELECT 1", "model")
+    [first, second, third] = choose("radius of Titan", (), [moon("Titan"), total, written], [linked("Titan")], limit=5)
+    assert first.text == "customer_total · Titan: total 39.62, n 7"
+    assert first.citation == RowCitation("shop", "customer_total", total.key, "lookup")
+    assert second.text == "shop: count 3"
+    assert third.text.startswith("moons · Titan")
+
+
 def test_many_rows_leave_room_for_a_quotation() -> None:
     rows = [moon(f"Moon {number}") for number in range(9)]
     chosen = choose("What is the radius of Titan?", [passage(TITAN)], rows, [], limit=3)
@@ -303,14 +331,14 @@ def test_an_answer_has_the_documented_form() -> None:
     ]
     assert list(decoded["answer"]) == ["text", "mode", "sentences"]
     row, quotation = decoded["answer"]["sentences"]
-    assert row["citation"] == {"source": "planets", "table": "moons", "key": {"id": 6}}
+    assert row["citation"] == {"source": "planets", "table": "moons", "key": {"id": 6}, "kind": "table"}
     assert list(quotation["citation"]) == ["document_id", "title", "page", "boxes", "start", "end"]
     [shown] = decoded["passages"]
     assert list(shown) == [
         *("document_id", "title", "collection", "page", "boxes", "start", "end", "text", "score", "scores")
     ]
     assert shown["boxes"] == [list(box) for box in one.boxes]
-    assert list(decoded["rows"][0]) == ["source", "table", "key", "columns", "sql"]
+    assert list(decoded["rows"][0]) == ["source", "table", "key", "columns", "sql", "kind", "via"]
     assert list(decoded["entities"][0]) == ["text", "label", "start", "end", "links"]
     assert decoded["branches"][0]["status"] == "timeout"
     assert decoded["partial"] is True

@@ -289,6 +289,39 @@ def test_an_answer_as_json_is_the_servers(run: Run, server: FakeServer) -> None:
     assert json.loads(run("ask", "Which moon?", "--json").stdout) == ANSWER
 
 
+def test_a_server_is_added_with_its_fields(run: Run, server: FakeServer) -> None:
+    seen: list[dict[str, Any]] = []
+
+    def look(request: httpx.Request) -> httpx.Response | None:
+        if request.method == "POST":
+            seen.append(json.loads(request.content))
+        return None
+
+    server.hook = look
+    where = ["--kind", "postgresql", "--host", "db", "--database", "crm", "--user", "reader"]
+    result = run("sources", "add", "crm", *where, "--password-env", "CRM_PASSWORD", "--tls", "verify", "--samples")
+    assert result.exit_code == 0, result.output
+    assert seen == [
+        {
+            **{"name": "crm", "kind": "postgresql", "host": "db", "database": "crm", "user": "reader"},
+            **{"password_env": "CRM_PASSWORD", "tls": "verify", "samples": True},
+        }
+    ]
+
+
+def test_a_source_is_looked_at_and_queried(run: Run, server: FakeServer) -> None:
+    assert "Warning: The role can write." in run("sources", "test", "crm").stdout
+    assert "-> planets" in run("sources", "schema", "crm", "--refresh").stdout
+    result = run("sources", "query", "crm", "SELECT :a, :b", "--param", "a=5", "--param", "b=x=y", "--limit", "2")
+    assert "Titan" in result.stdout
+    assert "2 rows in 1.5 ms, more left out." in result.stdout
+    assert server.asked[-1] == {
+        **{"verb": "query", "_shape": "arrays", "limit": "2", "sql": "SELECT :a, :b", "params": {"a": 5, "b": "x=y"}}
+    }
+    assert "All of moons is read." in run("sources", "query", "crm", "SELECT 1", "--explain").stdout
+    assert run("sources", "query", "crm", "SELECT 1", "--param", "a").exit_code == 2
+
+
 def test_sources_are_added_listed_and_removed(run: Run, server: FakeServer) -> None:
     assert "No sources" in run("sources", "list").stdout
     assert run("sources", "add", "sky", "sky.db").exit_code == 0
@@ -298,6 +331,47 @@ def test_sources_are_added_listed_and_removed(run: Run, server: FakeServer) -> N
     result = run("sources", "remove", "sky")
     assert result.exit_code == 1
     assert result.stderr == "gatherum: There is no source sky.\n"
+
+
+def test_the_names_of_a_source_are_refreshed(run: Run, server: FakeServer) -> None:
+    assert json.loads(run("sources", "refresh", "sky", "--json").stdout) == {"refreshed": "sky"}
+    assert server.told == [("refresh", "sky")]
+
+
+def test_lookups_are_stored_listed_run_and_removed(run: Run, server: FakeServer, tmp_path: Path) -> None:
+    assert "No lookups" in run("lookups", "list", "shop").stdout
+    file = tmp_path / "total.toml"
+    file.write_text(
+        'name = "customer_total"\ndescription = "Total of a customer"\nsql = "SELECT :name"\n'
+        '[[parameters]]\nname = "name"\ntype = "text"\n'
+    )
+    assert run("lookups", "add", "shop", str(file)).stdout == "Lookup customer_total is stored.\n"
+    assert server.lookups["customer_total"]["parameters"] == [{"name": "name", "type": "text"}]
+    assert "name: text" in run("lookups", "list", "shop").stdout
+    shown = run("lookups", "run", "shop", "customer_total", "name=Köhler").stdout
+    assert "shop.customer_total name=Köhler, row=1" in shown
+    assert "total=39.62" in shown
+    assert json.loads(run("lookups", "run", "shop", "customer_total", "name=a=b", "--json").stdout)["rows"][0][
+        "key"
+    ] == {"name": "a=b", "row": 1}
+    assert json.loads(run("lookups", "remove", "shop", "customer_total", "--json").stdout) == {
+        "removed": "customer_total"
+    }
+    assert run("lookups", "remove", "shop", "customer_total").exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "says"), [(None, "cannot be read"), (b"name =", "is no TOML"), (b"\xff", "no TOML")]
+)
+def test_a_file_that_is_no_lookup_is_named(
+    run: Run, server: FakeServer, tmp_path: Path, content: bytes | None, says: str
+) -> None:
+    file = tmp_path / "total.toml"
+    if content is not None:
+        file.write_bytes(content)
+    result = run("lookups", "add", "shop", str(file))
+    assert result.exit_code == 2
+    assert says in result.stderr
 
 
 # --- config ---------------------------------------------------------------------------------------------------------

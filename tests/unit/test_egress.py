@@ -337,3 +337,28 @@ async def test_no_socket_files() -> None:
 def test_each_reason_has_urls() -> None:
     assert all(URLS.values())
     assert ip_address(OUTSIDE).is_global
+
+
+# --- servers of databases -------------------------------------------------------------------------------------------
+
+
+async def test_database_servers_have_ports_of_their_own_and_the_same_addresses() -> None:
+    async def public(host: str, port: int) -> Sequence[str]:
+        return [OUTSIDE]
+
+    guard = Guard(["intern.example:6543"], resolve=public, ports=(3306, 5432))
+    assert await guard.addresses("db.example.org", 5432) == (OUTSIDE,)
+    assert await guard.addresses("intern.example", 6543) == (OUTSIDE,)
+    for port in (25, 80, 443, 6543):
+        with pytest.raises(Refused, match="3306 and 5432"):
+            await guard.addresses("db.example.org", port)
+    for host in ("127.0.0.1", "::1", "10.0.0.1", "169.254.169.254", "0x7f.1", "2130706433"):
+        with pytest.raises(Refused):
+            await Guard(resolve=as_libc, ports=(3306, 5432)).addresses(host, 5432)
+    with pytest.raises(Refused):
+        await Guard(resolve=as_libc, ports=(3306, 5432)).addresses("localhost", 5432)
+
+
+def test_what_is_allowed_for_sources_is_checked_at_the_start() -> None:
+    with pytest.raises(SettingsError, match="neither a host"):
+        load({"sources.allow_hosts": ["postgresql://x"]}, environ={})

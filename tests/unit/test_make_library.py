@@ -8,10 +8,11 @@ from typing import Any
 
 import pymupdf
 import pytest
+from stores import DEFAULTS
 
 from actors.messages import Source
+from actors.sql.evidence import Finder
 from actors.sql.sources import Sources
-from config.settings import SourcesSettings
 from examples import make_library
 from examples.make_library import DATABASE, GAZETTEER, QUESTIONS
 
@@ -115,8 +116,10 @@ def test_the_tables_hold_together(tables: Any) -> None:
 
 
 async def test_its_names_are_offered_to_questions(library: Path) -> None:
-    settings = SourcesSettings(sqlite_root=str(library), timeout_s=5, max_rows=10, max_values=100)
-    values = await Sources(settings, store_path=None).values(Source("solar", "sqlite", DATABASE))
+    settings = DEFAULTS.sources.model_copy(update={"sqlite_root": str(library)})
+    sources = Sources(settings, store_path=None)
+    values = await Finder(settings, sources).values(Source("solar", "sqlite", DATABASE))
+    await sources.close()
     names = {(value.table, value.value) for value in values if value.column == "name"}
     assert {("planets", "Saturn"), ("moons", "Titan"), ("missions", "Cassini\N{EN DASH}Huygens")} <= names
     assert {value.column for value in values} <= {"name", "discoverer"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar, cast
 
 import orjson
@@ -17,27 +17,33 @@ from actors.errors import (
     GatherumError,
     InvalidInput,
     Overloaded,
+    Refused,
     Unavailable,
     UnknownCollection,
     UnknownSource,
 )
 from actors.messages import (
     Answer,
+    Change,
+    Evidence,
     Found,
     Link,
     LinkedEntity,
     Lookup,
+    LookupCall,
+    Parameter,
     Passage,
     Query,
     Question,
     Row,
     RowCitation,
     Source,
+    StoredLookup,
     Words,
 )
 from actors.orchestrator import Orchestrator
 from actors.search.answer import NOTHING_FOUND
-from actors.search.branches import NOT_SEARCHED
+from actors.search.branches import NOT_SEARCHED, Wanted
 from config.settings import OrchestratorSettings
 
 T = TypeVar("T")
@@ -49,6 +55,10 @@ PAST = Deadline(0.0)
 PASSAGE = Passage("d1", "Titan", "default", 1, 0, 34, "Huygens landed on Titan in 2005.", Words(), 0.016, {})
 FOUND = Found((PASSAGE,), "fast")
 ROW = Row("planets", "moons", {"id": 6}, {"id": 6, "name": "Titan", "radius_km": 2574.7}, "SELECT 1")
+VISITS = StoredLookup(
+    "planets", "visits", "Missions that visited a moon", "…", (Parameter("moon", "text", column="moons.name"),)
+)
+TOTAL = Row("planets", "visits", {"moon": "Titan", "row": 1}, {"mission": "Huygens"}, "SELECT 2", "lookup")
 
 
 @dataclass
@@ -99,13 +109,57 @@ class FakeEntities(Branch):
         return await self.answer(texts, [(known,) if "titan" in text.lower() else () for text in texts])
 
 
-class FakeLookups(Branch):
-    """Finds `ROW` in the source `planets`; `films` is broken."""
+class FakeDatabase(Branch):
+    """Finds `ROW` in the source `planets`; `films` is broken.
 
-    async def lookup_many(self, lookups: list[Lookup], *, deadline: Deadline) -> list[Any]:
-        return await self.answer(
-            lookups, [[ROW] if lookup.source == "planets" else Unavailable("No films.") for lookup in lookups]
-        )
+    Attributes:
+        stored: the stored lookups.
+        slow: sources that do not answer.
+        written: what a language model was asked to write statements for.
+        model: what comes of it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stored: list[StoredLookup] = []
+        self.slow: set[str] = set()
+        self.written: list[Any] = []
+        self.model: Evidence | GatherumError = Evidence()
+        self.log: list[Change] = []
+        self.news = asyncio.Event()
+        self.followed = asyncio.Event()
+
+    async def evidence_many(self, source: str, wanted: list[Wanted], *, deadline: Deadline) -> list[Any]:
+        if source in self.slow:
+            await asyncio.Event().wait()
+        found = [
+            Unavailable("No films.") if source == "films" else Evidence((TOTAL if isinstance(w, LookupCall) else ROW,))
+            for w in wanted
+        ]
+        return await self.answer((source, wanted), found)
+
+    async def write_sql_many(self, asked: list[Any], *, deadline: Deadline) -> list[Any]:
+        self.written += asked
+        return [self.model for _ in asked]
+
+    async def last_change(self, *, deadline: Deadline) -> int:
+        return len(self.log)
+
+    async def changes(self, after: int, wait_s: float, limit: int, *, deadline: Deadline) -> list[Change]:
+        if len(self.log) <= after:
+            self.followed.set()
+            await self.news.wait()
+        self.news.clear()
+        return self.log[after:]
+
+    async def lookups(self, source: str | None = None, *, deadline: Deadline) -> list[StoredLookup]:
+        return list(self.stored)
+
+    def store(self, *lookups: StoredLookup) -> None:
+        self.stored = list(lookups)
+        self.log.append(Change(len(self.log) + 1, "lookups"))
+        self.followed.clear()
+        self.news.set()
 
     async def sources(self, *, deadline: Deadline) -> list[Source]:
         return [Source("planets", "sqlite", "planets.db")]
@@ -118,7 +172,8 @@ class Roles:
     settings: OrchestratorSettings = SETTINGS
     retrieval: FakeRetrieval = field(default_factory=FakeRetrieval)
     entities: FakeEntities = field(default_factory=FakeEntities)
-    database: FakeLookups = field(default_factory=FakeLookups)
+    database: FakeDatabase = field(default_factory=FakeDatabase)
+    text_to_sql: bool = False
 
     def __post_init__(self) -> None:
         self.orchestrator = Orchestrator(
@@ -126,6 +181,7 @@ class Roles:
             retrieval=cast("Any", self.retrieval),
             entities=cast("Any", self.entities),
             database=cast("Any", self.database),
+            text_to_sql=self.text_to_sql,
         )
 
     async def ask(self, *questions: Question, deadline: Deadline = SOON) -> list[Answer | GatherumError]:
@@ -173,7 +229,7 @@ async def test_a_batch_makes_each_call_once_and_looks_nothing_up_twice(roles: Ro
     ]
     assert roles.entities.asked == [["Titan?", "How far is titan?", "Rhea?"]]
     # As stored, not as written in the question.
-    assert roles.database.asked == [[Lookup("planets", "moons", "name", "Titan")]]
+    assert roles.database.asked == [("planets", [Lookup("planets", "moons", "name", "Titan")])]
 
 
 async def test_sources_are_those_of_the_question(roles: Roles) -> None:
@@ -184,12 +240,93 @@ async def test_sources_are_those_of_the_question(roles: Roles) -> None:
     assert statuses(every)["sql:films"] == "error"
     assert every.rows == (ROW,)
     assert every.degraded == ("sql:films: unavailable: No films.",)
-    assert Lookup("films", "films", "title", "titan") in roles.database.asked[0]
+    assert ("films", [Lookup("films", "films", "title", "titan")]) in roles.database.asked
     assert isinstance(none, Answer)
     assert statuses(none)["sql"] == "skipped"
     assert none.rows == ()
     assert not none.partial
     assert isinstance(named, UnknownSource)
+
+
+async def test_a_source_that_does_not_answer_costs_its_own_rows_alone(roles: Roles) -> None:
+    roles.database.slow = {"films"}
+    answer = await roles.ask_one(sources=None, deadline=Deadline.after(0.1))
+    assert statuses(answer) == {"entities": "ok", "retrieval": "ok", "sql:planets": "ok", "sql:films": "timeout"}
+    assert answer.partial
+    assert answer.rows == (ROW,)
+
+
+async def test_rows_that_are_not_all_count_and_what_lacks_is_told(
+    roles: Roles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def evidence_many(source: str, wanted: list[Wanted], *, deadline: Deadline) -> list[Any]:
+        return [Evidence((ROW,), DeadlineExceeded("The source 'planets' did not answer in time."))]
+
+    monkeypatch.setattr(roles.database, "evidence_many", evidence_many)
+    answer = await roles.ask_one()
+    assert answer.rows == (ROW,)
+    assert statuses(answer)["sql:planets"] == "timeout"
+    assert answer.degraded == ("sql:planets: deadline_exceeded: The source 'planets' did not answer in time.",)
+
+
+async def test_a_row_that_a_name_finds_too_is_none_that_a_foreign_key_led_to(
+    roles: Roles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planet = Row("planets", "planets", {"id": 6}, {"id": 6, "name": "Saturn"}, "", via="moons.planet_id")
+
+    async def evidence_many(source: str, wanted: list[Wanted], *, deadline: Deadline) -> list[Any]:
+        return [Evidence((ROW, planet, replace(planet, via="")))]
+
+    monkeypatch.setattr(roles.database, "evidence_many", evidence_many)
+    assert (await roles.ask_one()).rows == (ROW, replace(planet, via=""))
+
+
+async def test_stored_lookups_are_called_for_as_soon_as_they_are_stored(roles: Roles) -> None:
+    await roles.orchestrator.start()
+    asked = "Which missions visited Titan?"
+    await roles.database.followed.wait()
+    before = await roles.ask_one(asked)
+    assert before.rows == (ROW,)
+    roles.database.store(VISITS)
+    await roles.database.followed.wait()
+    answer, elsewhere = await roles.ask(question(asked), question(asked, sources=()))
+    assert isinstance(answer, Answer)
+    assert answer.rows == (ROW, TOTAL)
+    assert answer.text.startswith("visits · Titan: mission Huygens.")
+    assert answer.sentences[0].citation == RowCitation("planets", "visits", TOTAL.key, "lookup")
+    assert LookupCall("planets", "visits", (("moon", "Titan"),)) in roles.database.asked[-1][1]
+    assert statuses(answer) == {"entities": "ok", "retrieval": "ok", "sql:planets": "ok"}
+    assert isinstance(elsewhere, Answer)
+    assert elsewhere.rows == ()
+    await roles.orchestrator.stop()
+
+
+async def test_a_model_is_asked_only_where_that_is_on_and_no_lookup_is_called() -> None:
+    roles = Roles(text_to_sql=True)
+    row = Row("planets", "", {"row": 1}, {"count": 3}, "SELECT count(*)", "model")
+    roles.database.model = Evidence((row,))
+    answer = await roles.ask_one("How many moons are there?")
+    assert statuses(answer) == {"entities": "ok", "retrieval": "ok", "model": "ok"}
+    assert answer.rows == (row,)
+    assert answer.text.startswith("planets: count 3.")
+    assert roles.database.written == [("How many moons are there?", (), ("planets",))]
+    assert statuses(await roles.ask_one("How many?", sources=()))["sql"] == "skipped"
+    await roles.orchestrator.start()
+    roles.database.store(VISITS)
+    await roles.database.followed.wait()
+    assert "model" not in statuses(await roles.ask_one("Which missions visited Titan?"))
+    await roles.orchestrator.stop()
+    off = Roles()
+    assert "model" not in statuses(await off.ask_one("How many moons are there?"))
+    assert off.database.written == []
+
+
+async def test_a_model_that_fails_degrades_the_answer() -> None:
+    roles = Roles(text_to_sql=True)
+    roles.database.model = Refused("It would do more than read.")
+    answer = await roles.ask_one("Where did Huygens land?")
+    assert answer.text == "Huygens landed on Titan in 2005."
+    assert answer.degraded == ("model: refused: It would do more than read.",)
 
 
 async def test_rows_are_looked_up_while_passages_are_still_searched_for(roles: Roles) -> None:
@@ -332,7 +469,7 @@ async def test_cancelling_a_batch_cancels_its_calls(roles: Roles) -> None:
         await asking
     await asyncio.sleep(0)
     assert (roles.retrieval.cancelled, roles.entities.cancelled) == (1, 1)
-    assert (await roles.orchestrator.health(deadline=SOON)).detail == {"in_flight": 0}
+    assert (await roles.orchestrator.health(deadline=SOON)).detail["in_flight"] == 0
 
 
 async def test_questions_in_flight_are_bounded(roles: Roles) -> None:
@@ -341,7 +478,7 @@ async def test_questions_in_flight_are_bounded(roles: Roles) -> None:
     await roles.retrieval.reached.wait()
     second = asyncio.create_task(roles.ask(question(), question()))
     await asyncio.sleep(0)
-    assert (await roles.orchestrator.health(deadline=SOON)).detail == {"in_flight": 4}
+    assert (await roles.orchestrator.health(deadline=SOON)).detail["in_flight"] == 4
     [refused] = await roles.ask(question())
     assert isinstance(refused, Overloaded)
     [also_refused] = await roles.orchestrator.search_json([Query("Titan")], deadline=SOON)
@@ -372,7 +509,7 @@ async def test_search_json_encodes_passages_and_keeps_errors(roles: Roles) -> No
     roles.retrieval.error = Unavailable("Restarting.")
     with pytest.raises(Unavailable):
         await roles.orchestrator.search_json([Query("Titan")], deadline=SOON)
-    assert (await roles.orchestrator.health(deadline=SOON)).detail == {"in_flight": 0}
+    assert (await roles.orchestrator.health(deadline=SOON)).detail["in_flight"] == 0
 
 
 async def test_one_answer_that_cannot_be_put_together_costs_no_other(roles: Roles) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import random
 import re
 import sqlite3
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -28,10 +28,12 @@ from actors.errors import (
     DeadlineExceeded,
     GatherumError,
     InvalidInput,
+    Refused,
     Unavailable,
     UnknownCollection,
     UnknownDocument,
     UnknownJob,
+    UnknownLookup,
     UnknownPage,
     UnknownSource,
 )
@@ -40,13 +42,16 @@ from actors.messages import (
     DocumentInfo,
     Embeddings,
     EntityName,
+    Evidence,
     Lookup,
     OcrRecord,
     PageReading,
+    Parameter,
     PublishedDocument,
     Removed,
     Source,
     SourceValue,
+    StoredLookup,
     Upload,
 )
 from actors.store import room
@@ -459,30 +464,34 @@ async def test_a_follower_that_waited_in_vain_gets_nothing(database: Database) -
 
 
 class FakeSources:
-    """Stands for `actors.sql.sources.Sources`."""
+    """Stands for `actors.sql.sources.Sources` and for the `Finder` over it."""
 
     def __init__(self) -> None:
         self.error: GatherumError | None = None
-        self.asked: list[tuple[list[str], list[Lookup]]] = []
+        self.asked: list[tuple[Source, list[Any], list[str]]] = []
 
-    async def check(self, source: Source) -> None:
+    async def check(self, source: Source, *rest: Any) -> None:
         if self.error is not None:
             raise self.error
 
     async def values(self, source: Source) -> list[SourceValue]:
         return [SourceValue(source.name, "moons", "name", "Titan")]
 
-    async def lookup_many(
-        self, sources: dict[str, Source], lookups: Sequence[Lookup], deadline: Deadline
-    ) -> list[list[Any] | GatherumError]:
-        self.asked.append((list(sources), list(lookups)))
-        return [[] for _ in lookups]
+    async def find_many(
+        self, source: Source, wanted: list[Any], stored: dict[str, StoredLookup], deadline: Deadline
+    ) -> list[Evidence | GatherumError]:
+        self.asked.append((source, wanted, list(stored)))
+        return [Evidence() for _ in wanted]
+
+    async def close(self) -> None:
+        pass
 
 
 @pytest.fixture
 async def fake_sources(database: Database, monkeypatch: pytest.MonkeyPatch) -> FakeSources:
     fake = FakeSources()
     monkeypatch.setattr(database, "_sources", fake)
+    monkeypatch.setattr(database, "_finder", fake)
     return fake
 
 
@@ -497,12 +506,44 @@ async def test_sources_come_and_go(database: Database, fake_sources: FakeSources
         SourceValue("planets", "moons", "name", "Titan")
     ]
     lookup = Lookup("planets", "moons", "name", "Titan")
-    assert await database.lookup_many([lookup], deadline=soon()) == [[]]
-    assert fake_sources.asked == [(["planets"], [lookup])]
+    await database.add_lookup(StoredLookup("planets", "all", "All moons", "SELECT 1"), deadline=soon())
+    assert await database.evidence_many("planets", [lookup], deadline=soon()) == [Evidence()]
+    assert fake_sources.asked == [(PLANETS, [lookup], ["all"])]
     await database.remove_source("planets", deadline=soon())
     assert await database.sources(deadline=soon()) == []
+    with pytest.raises(UnknownSource):
+        await database.evidence_many("planets", [lookup], deadline=soon())
     changes = await database.changes(0, 0.0, 10, deadline=soon())
-    assert changes == [Change(1, "sources"), Change(2, "sources")]
+    assert [change.kind for change in changes] == ["sources", "lookups", "sources"]
+
+
+async def test_lookups_come_and_go_and_their_statements_are_checked_first(
+    database: Database, fake_sources: FakeSources
+) -> None:
+    lookup = StoredLookup(
+        "planets", "one", "One", "SELECT :a", (Parameter("a", "number", "An a", "t.c", required=False, default=0.5),)
+    )
+    with pytest.raises(UnknownSource):
+        await database.add_lookup(lookup, deadline=soon())
+    await database.add_source(PLANETS, deadline=soon())
+    fake_sources.error = Refused("It would do more than read.")
+    with pytest.raises(Refused):
+        await database.add_lookup(lookup, deadline=soon())
+    fake_sources.error = None
+    await database.add_lookup(lookup, deadline=soon())
+    await database.add_lookup(lookup, deadline=soon())
+    assert await database.lookups(deadline=soon()) == await database.lookups("planets", deadline=soon()) == [lookup]
+    with pytest.raises(Conflict):
+        await database.add_lookup(replace(lookup, sql="SELECT :a + 1"), deadline=soon())
+    await database.remove_lookup("planets", "one", deadline=soon())
+    for gone in (
+        database.remove_lookup("planets", "one", deadline=soon()),
+        database.run_lookup("planets", "one", {}, 5, deadline=soon()),
+    ):
+        with pytest.raises(UnknownLookup):
+            await gone
+    with pytest.raises(Unavailable, match="No language model"):
+        await database.write_sql_many([("How many?", (), None)], deadline=soon())
 
 
 async def test_a_source_that_is_wrong_is_not_registered(database: Database, fake_sources: FakeSources) -> None:
@@ -654,7 +695,7 @@ async def test_health_tells_how_the_store_is(database: Database, tmp_path: Path)
     health = await database.health(deadline=soon())
     assert (health.role, health.ready) == ("database", True)
     assert health.detail["dialect"] == "sqlite"
-    assert health.detail["revision"] == "0006"
+    assert health.detail["revision"] == "0007"
     assert health.detail["jobs"] == {"queued": 1}
     assert health.detail["round_trip_ms"] > 0
     assert health.detail["trouble"] == {}

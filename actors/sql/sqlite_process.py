@@ -1,0 +1,298 @@
+"""SQLite's engine: statements run in child processes that can be killed, see `sqlite_child.py` for what holds there.
+
+A child serves one source, one statement at a time, and is kept for the next one, for a while. Whoever leaves a
+statement before its end, or gets no answer in time, kills the child; the next statement starts another, which takes
+about 50 ms.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import functools
+import os
+import signal
+import sqlite3
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any, Final, cast
+
+import orjson
+
+from actors.deadline import Deadline
+from actors.errors import GatherumError, InvalidInput, Refused, Unavailable
+from actors.messages import Source
+from actors.sql import sqlite_catalog, sqlite_child
+from actors.sql.idle import Idle
+from actors.sql.running import GRACE_S, Allowance, Column, Limits, Params, Result, too_slow
+from actors.sql.schema import Schema, Tested
+
+MAX_MESSAGE: Final = 128_000_000
+"""Longest message taken from a child, bytes: a row of the largest cells that SQLite is allowed, in base64."""
+
+
+OURS: Final = Limits(rows=100_000, bytes=50_000_000)
+"""For what is asked to know the tables."""
+
+
+class _Gone(Exception):
+    """The child ended before its answer did."""
+
+
+class _Child:
+    """A process that answers one request at a time."""
+
+    def __init__(
+        self, process: asyncio.subprocess.Process, requests: asyncio.StreamWriter, answers: asyncio.StreamReader
+    ) -> None:
+        self._process = process
+        self._requests = requests
+        self._answers = answers
+        self.aside = False
+
+    @classmethod
+    async def start(cls, *, confined: bool) -> _Child:
+        """Start one. It has neither the environment nor the files of this process."""
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-I", "-B", sqlite_child.__file__, *([] if confined else ["--unconfined"])),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+            env={},
+            start_new_session=True,
+            limit=1 << 20,
+        )
+        return cls(process, cast("asyncio.StreamWriter", process.stdin), cast("asyncio.StreamReader", process.stdout))
+
+    @property
+    def alive(self) -> bool:
+        """Whether it runs."""
+        return self._process.returncode is None
+
+    async def send(self, request: Mapping[str, Any]) -> None:
+        """Ask."""
+        data = orjson.dumps(request)
+        try:
+            self._requests.write(sqlite_child.HEADER.pack(len(data)) + data)
+            await self._requests.drain()
+        except (BrokenPipeError, ConnectionResetError):
+            raise _Gone from None
+
+    async def receive(self) -> dict[str, Any]:
+        """The next message of the answer."""
+        try:
+            (length,) = sqlite_child.HEADER.unpack(await self._answers.readexactly(sqlite_child.HEADER.size))
+            if length > MAX_MESSAGE:
+                raise _Gone
+            message: dict[str, Any] = orjson.loads(await self._answers.readexactly(length))
+        except (asyncio.IncompleteReadError, ConnectionResetError, orjson.JSONDecodeError):
+            raise _Gone from None
+        self.aside = message.get("aside", False)
+        return message
+
+    async def kill(self) -> None:
+        """End it now."""
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+        await self._process.wait()
+
+    @property
+    def killed_for(self) -> int:
+        """The signal that ended it, 0 if none did."""
+        return -(self._process.returncode or 0)
+
+
+class SqliteEngine:
+    """Runs statements in SQLite files.
+
+    Args:
+        locate: the file of a source, if policy allows it; blocks.
+        keep: idle children kept for a source.
+        without: fences to leave out, for tests that show what each is for.
+    """
+
+    def __init__(
+        self, locate: Callable[[Source], Path], *, keep: int = 8, without: frozenset[str] = frozenset()
+    ) -> None:
+        self._locate = locate
+        self._without = without
+        self._idle: Idle[_Child] = Idle(_Child.kill, keep=keep)
+
+    @asynccontextmanager
+    async def run(
+        self, source: Source, sql: str, params: Params, limits: Limits, deadline: Deadline
+    ) -> AsyncIterator[Result]:
+        """See `Engine.run`."""
+        async with self._run(source, sql, params, limits, deadline, schema=False) as result:
+            yield result
+
+    async def explain(self, source: Source, sql: str, params: Params, deadline: Deadline) -> Any:
+        """See `Engine.explain`."""
+        async with self._run(source, f"EXPLAIN QUERY PLAN {sql}", params, OURS, deadline, schema=False) as result:
+            return [dict(zip(("id", "parent", "notused", "detail"), row, strict=True)) for row in await result.rows()]
+
+    async def schema(self, source: Source, deadline: Deadline, *, samples: int) -> Schema:
+        """See `Engine.schema`."""
+        return await sqlite_catalog.schema(functools.partial(self._look, source, deadline), samples=samples)
+
+    async def test(self, source: Source, deadline: Deadline) -> Tested:
+        """See `Engine.test`."""
+        path, _ = await asyncio.to_thread(self._find, source)
+        look = functools.partial(self._look, source, deadline)
+        return await sqlite_catalog.test(look, writable=await asyncio.to_thread(os.access, path, os.W_OK))
+
+    async def _look(self, source: Source, deadline: Deadline, sql: str) -> list[tuple[Any, ...]]:
+        """A statement of ours about the shape of the tables, which may ask what a user's may not."""
+        async with self._run(source, sql, {}, OURS, deadline, schema=True) as result:
+            return await result.rows()
+
+    async def close(self) -> None:
+        """See `Engine.close`."""
+        await self._idle.close()
+
+    @asynccontextmanager
+    async def _run(
+        self, source: Source, sql: str, params: Params, limits: Limits, deadline: Deadline, *, schema: bool
+    ) -> AsyncIterator[Result]:
+        deadline.check(f"reading the source {source.name!r}")
+        path, identity = await asyncio.to_thread(self._find, source)
+        request = {
+            "path": path,
+            "identity": identity,
+            "sql": sql,
+            "params": {name: _wrapped(name, value) for name, value in params.items()},
+            "rows": limits.rows,
+            "bytes": limits.bytes,
+            "seconds": deadline.remaining(),
+            "schema": schema,
+            "without": sorted(self._without),
+        }
+        child = await self._take(source)
+        done = False
+        try:
+            with _encodable():
+                await self._ask(child.send(request), child, source, deadline)
+            first = await self._ask(child.receive(), child, source, deadline)
+            if "error" in first:
+                done = True
+                raise _explained(first, source)
+            if not first["columns"]:
+                await self._ask(child.receive(), child, source, deadline)
+                done = True
+                raise InvalidInput("The statement gives no rows. Only a SELECT can be asked.")
+
+            async def batches() -> AsyncIterator[list[tuple[Any, ...]]]:
+                nonlocal done
+                allowance = Allowance(limits)
+                while True:
+                    message = await self._ask(child.receive(), child, source, deadline)
+                    if "rows" in message:
+                        rows, _ = allowance.take(_restored(message), 0)
+                        yield rows
+                        continue
+                    done = True
+                    if "error" in message:
+                        raise _explained(message, source)
+                    result.truncated = message["truncated"]
+                    return
+
+            result = Result(tuple(map(Column, first["columns"])), batches())
+            yield result
+        finally:
+            # One in the middle of a statement has nothing to say any more that anybody would wait for.
+            if done and child.alive and not child.aside:
+                self._idle.give(source, child)
+            else:
+                await asyncio.shield(child.kill())
+
+    async def _take(self, source: Source) -> _Child:
+        """An idle child of the source, or a new one."""
+        while (child := self._idle.take(source)) is not None:
+            if child.alive:
+                return child
+        return await _Child.start(confined="rlimits" not in self._without)
+
+    async def _ask(self, step: Any, child: _Child, source: Source, deadline: Deadline) -> Any:
+        """One step of a child's, which ends by itself at the deadline or is ended soon after."""
+        try:
+            async with asyncio.timeout(deadline.remaining() + GRACE_S):
+                return await step
+        except TimeoutError:
+            raise too_slow(source) from None
+        except _Gone:
+            await child.kill()
+            if child.killed_for == signal.SIGXFSZ:
+                raise Refused(f"The statement would have written a file beside {source.path!r}.") from None
+            raise Unavailable(
+                f"The process that read the SQLite file {source.path!r} ended with the statement; the file may be "
+                "damaged on purpose."
+            ) from None
+
+    def _find(self, source: Source) -> tuple[str, tuple[int, int]]:
+        path = self._locate(source)
+        try:
+            found = os.stat(path)  # noqa: PTH116 - a Path's own takes three times as long
+        except OSError:
+            raise Unavailable(f"The SQLite file {source.path!r} is being replaced. Try again.") from None
+        return str(path), (found.st_dev, found.st_ino)
+
+
+def _wrapped(name: str, value: Any) -> Any:
+    match value:
+        case bytes():
+            return {"blob": base64.b64encode(value).decode("ascii")}
+        case bool():
+            return int(value)
+        case None | float() | str():
+            return value
+        case int() if -(2**63) <= value < 2**63:
+            return value
+    raise InvalidInput(f"The parameter {name!r} has a value that SQLite has no type for.")
+
+
+@contextlib.contextmanager
+def _encodable() -> Iterator[None]:
+    try:
+        yield
+    except TypeError:
+        raise InvalidInput("The statement or a parameter is not valid Unicode.") from None
+
+
+def _restored(message: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+    """The rows of a message, with the cells that JSON has no form for as they were."""
+    rows: list[Any] = message["rows"]
+    for row, column in message.get("blobs", ()):
+        rows[row][column] = base64.b64decode(rows[row][column])
+    for row, column, text in message.get("numbers", ()):
+        rows[row][column] = float(text)
+    return list(map(tuple, rows))
+
+
+def _explained(message: Mapping[str, Any], source: Source) -> GatherumError:
+    """What a child reports, as an error of ours. SQLite's messages name tables and words of the statement only."""
+    file, text = f"The SQLite file {source.path!r}", message["error"]
+    if message["kind"] == "memory":
+        return Refused("The statement needs more memory than one may have. Ask for less, or sort less.")
+    match (message["code"] or sqlite3.SQLITE_ERROR) & 0xFF:
+        case sqlite3.SQLITE_INTERRUPT:
+            return too_slow(source)
+        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
+            return Unavailable(f"{file} is locked by another program.")
+        case sqlite3.SQLITE_AUTH | sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM:
+            return Refused(f"A source is only read, and the statement would do more: {text}.")
+        case sqlite3.SQLITE_TOOBIG | sqlite3.SQLITE_NOMEM | sqlite3.SQLITE_FULL:
+            return Refused(f"The statement makes a value, or needs memory, beyond what is allowed: {text}.")
+        case sqlite3.SQLITE_NOTADB:
+            return InvalidInput(f"{file} is not an SQLite database, or is encrypted.")
+        case sqlite3.SQLITE_CORRUPT:
+            return InvalidInput(f"{file} is damaged. `PRAGMA integrity_check` says where.")
+        case sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_IOERR:
+            return InvalidInput(
+                f"{file} cannot be opened read-only. One in WAL mode needs its -wal and -shm files beside it."
+            )
+    if "not authorized" in text or "prohibited" in text:
+        return Refused(f"A source is only read, and the statement would do more: {text}.")
+    return InvalidInput(f"SQLite does not take the statement: {text}.")

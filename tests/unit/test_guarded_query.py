@@ -1,0 +1,157 @@
+"""The one way to run a guarded statement, with SQLite behind it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from stores import DEFAULTS
+
+from actors.deadline import Deadline
+from actors.errors import DeadlineExceeded, GatherumError, InvalidInput, Refused
+from actors.messages import Source
+from actors.sql.running import Column, Limits
+from actors.sql.sources import Sources
+from actors.sql.sqlite_child import LOWEST
+
+NUMBERS = Source("numbers", "sqlite", "numbers.db")
+MANY = Limits(rows=100_000, bytes=50_000_000)
+ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n"
+
+
+@pytest.fixture
+async def sources(tmp_path: Path) -> AsyncIterator[Sources]:
+    connection = sqlite3.connect(tmp_path / "numbers.db")
+    connection.execute("CREATE TABLE numbers (n INTEGER PRIMARY KEY, name TEXT, half REAL, data BLOB)")
+    connection.executemany(
+        "INSERT INTO numbers VALUES (?, ?, ?, ?)", [(n, f"number {n}", n / 2, bytes([n % 256])) for n in range(2000)]
+    )
+    connection.commit()
+    connection.close()
+    settings = DEFAULTS.sources.model_copy(update={"sqlite_root": str(tmp_path), "max_concurrent": 2})
+    made = Sources(settings, store_path=None)
+    yield made
+    await made.close()
+
+
+async def ask(
+    sources: Sources, sql: str, limits: Limits = MANY, seconds: float = 10, **params: Any
+) -> tuple[list[tuple[Any, ...]], bool]:
+    async with sources.query(NUMBERS, sql, params, limits, Deadline.after(seconds)) as result:
+        rows = await result.rows()
+        return rows, result.truncated
+
+
+async def test_rows_come_in_batches_with_the_names_of_their_columns(sources: Sources) -> None:
+    async with sources.query(NUMBERS, "SELECT n, name AS x FROM numbers", {}, MANY, Deadline.after(10)) as result:
+        assert result.columns == (Column("n"), Column("x"))
+        batches = [batch async for batch in result.batches]
+    assert len(batches) > 2
+    assert [row for batch in batches for row in batch] == [(n, f"number {n}") for n in range(2000)]
+    assert not result.truncated
+
+
+async def test_values_of_every_kind_survive_both_ways(sources: Sources) -> None:
+    params: dict[str, Any] = {"a": 2**62, "b": 0.1, "c": "T\u00e9thys", "d": b"\x00\xff", "e": None, "f": True}
+    rows, _ = await ask(sources, "SELECT :a, :b, :c, :d, :e, :f, 9e999, -9e999", **params)
+    assert rows == [(2**62, 0.1, "T\u00e9thys", b"\x00\xff", None, 1, float("inf"), float("-inf"))]
+
+
+@pytest.mark.parametrize(
+    ("limits", "rows", "truncated"),
+    [
+        (Limits(2000, 10**9), 2000, False),
+        (Limits(1999, 10**9), 1999, True),
+        (Limits(0, 10**9), 0, True),
+        (Limits(10**6, 1), 4, True),
+    ],
+)
+async def test_what_is_over_the_limits_is_told(sources: Sources, limits: Limits, rows: int, truncated: bool) -> None:
+    found, cut = await ask(sources, "SELECT * FROM numbers", limits)
+    assert (len(found), cut) == (rows, truncated)
+
+
+@pytest.mark.parametrize(
+    ("sql", "error", "says"),
+    [
+        ("SELECT", InvalidInput, "incomplete"),
+        ("SELECT absent FROM numbers", InvalidInput, "no such column: absent"),
+        ("SELECT :missing", InvalidInput, "missing"),
+        ("SELECT 1; SELECT 2", InvalidInput, "one statement"),
+        ("-- nothing", InvalidInput, "no rows"),
+        ("DELETE FROM numbers", Refused, "only read"),
+        ("PRAGMA table_xinfo(numbers)", Refused, "only read"),
+    ],
+)
+async def test_what_cannot_be_asked_is_told(sources: Sources, sql: str, error: type[GatherumError], says: str) -> None:
+    with pytest.raises(error, match=says):
+        await ask(sources, sql)
+    assert await ask(sources, "SELECT count(*) FROM numbers") == ([(2000,)], False)
+
+
+async def test_a_statement_ends_with_its_deadline(sources: Sources) -> None:
+    began = time.monotonic()
+    with pytest.raises(DeadlineExceeded, match="numbers"):
+        await ask(sources, ENDLESS, seconds=0.1)
+    assert time.monotonic() - began < 1
+
+
+async def test_what_no_handler_interrupts_dies_with_its_process(sources: Sources) -> None:
+    began = time.monotonic()
+    with pytest.raises((DeadlineExceeded, Refused)):
+        await ask(sources, "SELECT replace(hex(zeroblob(7000000)), '0', printf('%.*c', 1000000, 'x'))", seconds=0.3)
+    assert time.monotonic() - began < 2
+    assert await ask(sources, "SELECT 1") == ([(1,)], False)
+
+
+async def test_a_statement_that_is_left_ends_its_process(sources: Sources) -> None:
+    waiting = asyncio.create_task(ask(sources, ENDLESS))
+    while not (children := _children()):
+        await asyncio.to_thread(os.sched_yield)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert not children & _children()
+
+
+async def test_a_statement_that_takes_long_lets_others_go_first(sources: Sources) -> None:
+    waiting = asyncio.create_task(ask(sources, ENDLESS, seconds=5))
+    while not (children := _children()):
+        await asyncio.to_thread(os.sched_yield)
+    (child,) = children
+    assert os.getpriority(os.PRIO_PROCESS, child) == os.getpriority(os.PRIO_PROCESS, 0)
+    async with asyncio.timeout(3):
+        while os.getpriority(os.PRIO_PROCESS, child) != LOWEST:
+            await asyncio.to_thread(os.sched_yield)
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    assert await ask(sources, "SELECT 1") == ([(1,)], False)
+    assert child not in _children()
+
+
+async def test_places_of_a_source_are_bounded(sources: Sources) -> None:
+    holding = [asyncio.create_task(ask(sources, ENDLESS, seconds=0.5)) for _ in range(2)]
+    while len(_children()) < 2:
+        await asyncio.to_thread(os.sched_yield)
+    with pytest.raises(DeadlineExceeded, match="Waiting for the source"):
+        await ask(sources, "SELECT 1", seconds=0.1)
+    await asyncio.gather(*holding, return_exceptions=True)
+    assert await ask(sources, "SELECT 1") == ([(1,)], False)
+
+
+def _children() -> set[int]:
+    mine = Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split()
+    found = set()
+    for pid in mine:
+        try:
+            if b"sqlite_child" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.add(int(pid))
+        except OSError:
+            continue
+    return found

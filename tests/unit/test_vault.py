@@ -1,0 +1,79 @@
+"""Passwords of sources: sealed for one place, or named in the environment."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from actors.errors import InvalidInput, Refused, Unavailable
+from actors.messages import Source
+from actors.sql.access import check_fields
+from actors.sql.vault import Vault
+
+CRM = Source("crm", "postgresql", host="db.example.org", database="crm", user="reader")
+ENVIRON = {"CRM_PASSWORD": "hunter2", "AWS_SECRET_ACCESS_KEY": "x", "GATHERUM_X_PASSWORD": "x"}
+
+
+@pytest.fixture
+def vault(tmp_path: Path) -> Vault:
+    return Vault(tmp_path / "data" / "key", variables=["*_PASSWORD"], environ=ENVIRON)
+
+
+def test_what_is_sealed_can_be_opened_by_another_process(vault: Vault, tmp_path: Path) -> None:
+    sealed = replace(CRM, secret=vault.seal(CRM, "p\u00e4ss"))
+    assert "p\u00e4ss" not in sealed.secret
+    assert Vault(tmp_path / "data" / "key", variables=()).open(sealed) == "p\u00e4ss"
+    assert vault.seal(CRM, "p\u00e4ss") == sealed.secret
+    assert vault.seal(CRM, "other") != sealed.secret
+
+
+@pytest.mark.parametrize(
+    "change", [{"host": "evil.example.org"}, {"port": 1}, {"user": "x"}, {"name": "x"}, {"kind": "mysql"}]
+)
+def test_a_password_is_for_one_place(vault: Vault, change: dict[str, Any]) -> None:
+    sealed = replace(CRM, secret=vault.seal(CRM, "hunter2"))
+    with pytest.raises(Unavailable, match="another key"):
+        vault.open(replace(sealed, **change))
+
+
+def test_a_key_that_is_gone_or_damaged_is_told(vault: Vault, tmp_path: Path) -> None:
+    sealed = replace(CRM, secret=vault.seal(CRM, "hunter2"))
+    with pytest.raises(Unavailable, match="cannot be read"):
+        Vault(tmp_path / "none", variables=()).open(sealed)
+    (tmp_path / "short").write_bytes(b"x")
+    with pytest.raises(Unavailable, match="damaged"):
+        Vault(tmp_path / "short", variables=()).open(sealed)
+
+
+def test_a_variable_that_may_be_named_is_read(vault: Vault) -> None:
+    assert vault.open(replace(CRM, password_env="CRM_PASSWORD")) == "hunter2"  # noqa: S106 - a name
+    assert vault.open(CRM) == ""
+
+
+@pytest.mark.parametrize("name", ["AWS_SECRET_ACCESS_KEY", "GATHERUM_X_PASSWORD", "HOME", "NO_PASSWORD"])
+def test_no_other_variable_is_read(vault: Vault, name: str) -> None:
+    with pytest.raises(Refused, match=name):
+        vault.open(replace(CRM, password_env=name))
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        (Source("s", "sqlite"), "path"),
+        (Source("s", "sqlite", "a.db", host="x"), "host"),
+        (replace(CRM, path="a.db"), "path"),
+        (replace(CRM, host=""), "host"),
+        (replace(CRM, user=""), "user"),
+        (replace(CRM, host="/var/run/postgresql"), "Sockets"),
+        (replace(CRM, host="@abstract"), "Sockets"),
+        (replace(CRM, database="crm service=x"), "connection string"),
+        (replace(CRM, database="postgresql://x"), "connection string"),
+        (replace(CRM, secret="x", password_env="Y"), "not both"),  # noqa: S106 - as above
+    ],
+)
+def test_fields_that_do_not_go_together_are_told(source: Source, says: str) -> None:
+    with pytest.raises(InvalidInput, match=says):
+        check_fields(source)
