@@ -47,6 +47,9 @@ def _chosen(configured: EncoderSettings, serving: Fitted | None) -> EncoderSetti
         if models.identity(configured) == serving.version:
             return configured
     try:
-        return EncoderSettings.model_validate_json(serving.content)
+        before = EncoderSettings.model_validate_json(serving.content)
     except ValueError:
         raise Unavailable("The settings of the encoder that made the vectors cannot be read.") from None
+    # A file that is refused now, such as for its hash, must not come in by what was asked of it before.
+    same = configured.kind == "folder" and (before.kind, before.path) == (configured.kind, configured.path)
+    return configured if same else before

@@ -182,6 +182,8 @@ class TwoEncoders:
     def local(self, settings: EncoderSettings, *, threads: int) -> FakeEncoder:
         if settings.path in self.gone:
             raise Unavailable("The folder is gone.")
+        if settings.sha256:
+            raise Unavailable("It has another hash.")
         return {"/old": self.old, "/new": self.new}[settings.path]
 
     def identity(self, settings: EncoderSettings) -> str:
@@ -246,6 +248,16 @@ async def test_an_encoder_before_that_is_gone_leaves_the_words_and_says_so(two: 
             await retriever.caught_up(await database.create("more"), deadline=soon())
         assert best(await only(retriever, Query("satellite"))) == "d1"
         assert (await retriever.health(deadline=soon())).detail["trouble"] == {}
+
+
+async def test_a_hash_that_is_asked_for_later_holds_all_the_same(two: TwoEncoders) -> None:
+    database = FakePublishing(*library(two.old))
+    await database.keep(two.serving("/old"))
+    held = two.settings("/old").model_copy(update={"sha256": "0" * 64})
+    async with following(database, held) as retriever:
+        found = await only(retriever, Query("haze"))
+        assert (best(found), found.encoder) == ("d1", None)
+        assert found.degraded == "Passages were found by their words alone: It has another hash."
 
 
 async def test_what_has_taken_the_place_of_an_encoder_does_not_pass_for_it(two: TwoEncoders) -> None:
