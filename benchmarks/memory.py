@@ -75,14 +75,16 @@ async def read(role: Pdf, documents: list[tuple[str, int]], quarters: Quarters, 
             group.create_task(one(path, last))
 
 
-async def measure(documents: list[tuple[str, int]], count: int) -> Quarters:
+async def measure(documents: list[tuple[str, int]], count: int, *, vectors: bool) -> Quarters:
     """The peaks over that many pages."""
-    settings = load({"logs.level": "ERROR"})
+    settings = load({"logs.level": "ERROR", **({} if vectors else {"encoder.kind": "none"})})
     role = Pdf(settings.pdf, settings.entities, settings.encoder, settings.logs)
     quarters = Quarters(count)
-    watching = asyncio.create_task(quarters.watch())
-    await read(role, documents, quarters, count)
-    watching.cancel()
+    # Together, so that a watch that fails ends the reading instead of leaving quarters of nothing.
+    async with asyncio.TaskGroup() as group:
+        watching = group.create_task(quarters.watch())
+        await read(role, documents, quarters, count)
+        watching.cancel()
     return quarters
 
 
@@ -104,6 +106,7 @@ def main() -> None:
     """Run it and print the peaks; fails where memory grows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pages", type=int, default=5000, help="to read; a few hundred for a trial")
+    parser.add_argument("--vectors", action="store_true", help="embed chunks too, which takes ten times as long")
     parser.add_argument("--out", type=Path, help="write the figures here, as JSON")
     given = parser.parse_args()
     data = Path(os.environ.get("GATHERUM_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -113,7 +116,7 @@ def main() -> None:
         return
     ray.init(address="local", num_cpus=2, include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False)
     try:
-        quarters = asyncio.run(measure(documents, given.pages))
+        quarters = asyncio.run(measure(documents, given.pages, vectors=given.vectors))
     finally:
         ray.shutdown()
     ratio = quarters.peaks[3] / quarters.peaks[1]
