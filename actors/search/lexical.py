@@ -16,15 +16,20 @@ others would give is in docs/benchmarks.md.
 
 from __future__ import annotations
 
+import functools
+import math
+import operator
 import re
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
+import numpy as np
 from tantivy import Document, Index, Occur, Query, SchemaBuilder
 
+from actors.search.bags import Bags, Term, key
 from actors.search.language import language, well_formed
 
 TITLE_BOOST: Final = 0.2
@@ -33,6 +38,18 @@ cranfield 0.364 / 0.379 / 0.379, cacm 0.481 / 0.481 / 0.469, scifact 0.700 / 0.7
 
 HEADING_BOOST: Final = 0.2
 """The same for the heading over a chunk. Not measured: no public set with judgements has headings."""
+
+K1: Final = 1.2
+B: Final = 0.75
+
+ENOUGH: Final = 50
+"""Entries, as a multiple of those wanted, that hold the rarer words of a query from which no others are looked at."""
+
+SCORED: Final = 2
+"""Entries whose scores are told, as a multiple of those wanted."""
+
+REMEMBERED: Final = 1 << 15
+"""Words that are kept: their frequency until the next commit, and how they are looked up. Some 10 MB."""
 
 MAX_PHRASES: Final = 8
 """Phrases of a query that are looked up as such; the words of further ones are looked up like others."""
@@ -48,6 +65,36 @@ _TERM_CHARS = 64
 _PHRASE = re.compile(r"[\"“”]([^\"“”]+)[\"“”]")
 _OPEN = re.compile(r"(?<![^\W_])([^\W_]+)\*")
 _FIELDS: Final = ("title", "heading", "text")
+_TEXT: Final = "text_"
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """What a search sees: the last commit before it began.
+
+    Attributes:
+        searcher: tantivy's.
+        frequency: entries that hold a term, by field and term; some that were deleted may count too.
+    """
+
+    searcher: Any
+    frequency: Callable[[str, str], int]
+
+
+class _Word(NamedTuple):
+    """A word of a query as it is looked up.
+
+    Attributes:
+        frequency: entries that hold it.
+        field: with the language.
+        stem: or, of an open end, the word itself.
+        weight: times it counts, with the field's boost.
+    """
+
+    frequency: int
+    field: str
+    stem: str
+    weight: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +128,7 @@ class LexicalIndex:
         heading_boost: added weight of a match in the heading.
         folder: where the index is; made if it is not there. None keeps it in memory.
         fields: of an index that is there, `fields` as it was when it was saved.
+        bags: of an index that is there, the folder of its bags.
     """
 
     def __init__(
@@ -93,6 +141,7 @@ class LexicalIndex:
         heading_boost: float = HEADING_BOOST,
         folder: Path | None = None,
         fields: Sequence[Sequence[str]] = (),
+        bags: Path | None = None,
     ) -> None:
         self._max_terms = max_query_terms
         self._boosts = {"title": title_boost, "heading": heading_boost, "text": 1.0}
@@ -115,13 +164,17 @@ class LexicalIndex:
             self._index.register_tokenizer(tongue, words.analyzer)
         # Commits are small and seconds apart; more threads would only take cores from the searches.
         self._writer = self._index.writer(writer_memory_mb * 1_000_000, num_threads=1)
-        self._searcher = self._index.searcher()
+        self._view = self._current()
+        names = [_field(name, tongue) for tongue in self._languages for name in _FIELDS]
+        self._bags = Bags.load(bags, names) if bags else Bags(names)
+        # To make one costs as much as to look it up.
+        self._clause = functools.lru_cache(REMEMBERED)(self._new_clause)
         # Fields that hold anything: the others would only cost time.
         self._used: set[tuple[str, str]] = {(name, tongue) for name, tongue in fields}
 
     def __len__(self) -> int:
         """Entries, as of the last commit."""
-        return int(self._searcher.num_docs)
+        return int(self._view.searcher.num_docs)
 
     def add(
         self,
@@ -134,37 +187,50 @@ class LexicalIndex:
         heading: str = "",
         tongue: str = "english",
     ) -> None:
-        """Add one entry. It is found after the next commit."""
+        """Add one entry, greater than all before. It is found after the next commit."""
         title, heading = well_formed(title), well_formed(heading)
         whole = "\n".join(part for part in (title, heading, well_formed(text)) if part)
         content = {"title": title, "heading": heading, "text": whole}
         filled = {_field(name, tongue): part for name, part in content.items() if part}
         self._writer.add_document(Document(id=entry, document=document_id, collection=collection, **filled))
         self._used.update((name, tongue) for name, part in content.items() if part)
+        words = self._languages[tongue]
+        self._bags.add(entry, {field: words.stems(part) for field, part in filled.items()})
 
-    def delete(self, document_id: str) -> None:
-        """Delete all entries of a document that were added before this call. They are gone after the next commit."""
+    def delete(self, document_id: str, entries: range) -> None:
+        """Delete all entries of a document that were added before this call. They are gone after the next commit.
+
+        Args:
+            document_id: its id.
+            entries: these.
+        """
         self._writer.delete_documents_by_term("document", document_id)
+        self._bags.remove(entries)
 
     def commit(self) -> None:
         """Make everything since the last commit visible at once."""
         self._writer.commit()
         self._index.reload()
-        self._searcher = self._index.searcher()
+        self._view = self._current()
+
+    def _current(self) -> _View:
+        searcher = self._index.searcher()
+        return _View(searcher, functools.lru_cache(REMEMBERED)(searcher.doc_freq))
 
     @property
     def fields(self) -> list[tuple[str, str]]:
         """Those that hold anything, with their languages."""
         return sorted(self._used)
 
-    def save(self, folder: Path) -> None:
-        """Give the files of the last commit second names in a folder that is not there yet.
+    def save(self, folder: Path, bags: Path) -> None:
+        """Give the files of the last commit second names in a folder that is not there yet, and write the bags.
 
         tantivy never changes a file, but merges some into others whenever it likes, and then removes them: so it is
         tried again until none was removed meanwhile.
         """
         if self._folder is None:
             raise ValueError("an index in memory cannot be saved")
+        self._bags.save(bags)
         for _ in range(SAVE_TRIES):
             shutil.rmtree(folder, ignore_errors=True)
             before = (self._folder / _META).read_bytes()
@@ -195,23 +261,30 @@ class LexicalIndex:
         Returns:
             (entry, BM25 score), best first; ties in the order of adding.
         """
-        searcher = self._searcher
+        view = self._view
         wanted = [(tongue, self._parse(text, tongue)) for tongue in self._tongues()]
-        rankings = [ranking for tongue, parsed in wanted for ranking in self._ranking(searcher, parsed, tongue)]
-        if not rankings or not searcher.num_docs:
+        words = [word for tongue, parsed in wanted for word in self._words(view, parsed, tongue)]
+        if not words or not view.searcher.num_docs:
             return []
         needs = self._needs(wanted, collections, documents)
-        query = Query.boolean_query([(Occur.Should, ranking) for ranking in rankings])
-        if needs:
-            query = Query.boolean_query([(Occur.Must, query), *((Occur.Must, need) for need in needs)])
-        return self._hits(searcher, query, limit)
+        phrases = [
+            phrase
+            for tongue, parsed in wanted
+            for phrase in self._phrases([phrase for phrase in parsed.phrases if len(phrase) > 1], tongue)
+        ]
+        if phrases:
+            # How often an entry has a phrase only tantivy knows, so it scores all.
+            return self._hits(view.searcher, self._any(words, phrases, needs), limit)
+        rare = _rarest(words, self._enough(view, collections, documents, limit))
+        found = self._hits(view.searcher, self._any(rare, phrases, needs), int(SCORED * limit))
+        return self._best([entry for entry, _ in found], words, view.searcher.num_docs, limit)
 
     def holding(self, text: str, *, limit: int) -> list[int] | None:
         """The entries that a query of phrases alone is held to, at most `limit`; None if it is of another kind."""
         wanted = [(tongue, self._parse(text, tongue)) for tongue in self._tongues()]
         if not any(parsed.only for _, parsed in wanted):
             return None
-        searcher = self._searcher
+        searcher = self._view.searcher
         if not searcher.num_docs:
             return []
         needs = [(Occur.Must, need) for need in self._needs(wanted, (), None)]
@@ -245,22 +318,54 @@ class LexicalIndex:
         only = bool(phrases) and not words.stems(_PHRASE.sub(" ", head))
         return _Parsed(terms, tuple(phrases), only, tuple(prefixes)[: self._max_terms])
 
-    def _ranking(self, searcher: Any, parsed: _Parsed, tongue: str) -> Iterable[Query]:
-        yield from self._phrases([phrase for phrase in parsed.phrases if len(phrase) > 1], tongue)
+    def _words(self, view: _View, parsed: _Parsed, tongue: str) -> list[_Word]:
+        """The words of a query that any entry holds."""
+        weights = {term: float(count) for term, count in parsed.terms.items()}
+        for prefix in parsed.prefixes:
+            if len(prefix) >= SHORTEST_PREFIX:
+                for term, _ in view.searcher.terms_with_prefix(_field("text", tongue), prefix, limit=MAX_EXPANSIONS):
+                    weights.setdefault(term, 1.0)
         used = self._used.copy()
+        found = []
         for name in _FIELDS:
             boost = self._boosts[name]
-            if boost <= 0 or (name, tongue) not in used:
-                continue
-            field = _field(name, tongue)
-            weights = {term: boost * count for term, count in parsed.terms.items()}
-            for prefix in parsed.prefixes:
-                if len(prefix) >= SHORTEST_PREFIX:
-                    for term, _ in searcher.terms_with_prefix(field, prefix, limit=MAX_EXPANSIONS):
-                        weights.setdefault(term, boost)
-            for term, weight in weights.items():
-                query = Query.term_query(self._schema, field, term, "freq")
-                yield query if weight == 1.0 else Query.boost_query(query, weight)
+            if boost > 0 and (name, tongue) in used:
+                field = _field(name, tongue)
+                held = [(view.frequency(field, term), term, weight) for term, weight in weights.items()]
+                found += [
+                    _Word(frequency, field, term, boost * weight) for frequency, term, weight in held if frequency
+                ]
+        return found
+
+    def _enough(self, view: _View, collections: Sequence[str], documents: Iterable[str] | None, limit: int) -> float:
+        """Entries with rarer words from which those without any need not be looked at; all of them where few count."""
+        if documents is not None:
+            return math.inf
+        if not collections:
+            return ENOUGH * limit
+        inside = sum(view.frequency("collection", name) for name in collections)
+        return ENOUGH * limit * view.searcher.num_docs / inside if inside else math.inf
+
+    def _any(self, words: Iterable[_Word], phrases: Iterable[Query], needs: Iterable[Query]) -> Query:
+        """What any of the words or phrases is in, and all that is needed holds for."""
+        clauses = [*phrases, *(self._clause(word.field, word.stem, word.weight) for word in words)]
+        query = Query.boolean_query([(Occur.Should, clause) for clause in clauses])
+        needed = [(Occur.Must, need) for need in needs]
+        return Query.boolean_query([(Occur.Must, query), *needed]) if needed else query
+
+    def _new_clause(self, field: str, stem: str, weight: float) -> Query:
+        query = Query.term_query(self._schema, field, stem, "freq")
+        return query if weight == 1.0 else Query.boost_query(query, weight)
+
+    def _best(self, found: list[int], words: Iterable[_Word], total: int, limit: int) -> list[tuple[int, float]]:
+        terms = [
+            Term(key(word.field, word.stem), self._bags.field(word.field), word.weight * _idf(word.frequency, total))
+            for word in words
+        ]
+        entries = np.array(found, np.int64)
+        scores = self._bags.scores(entries, terms, k1=K1, b=B)
+        order = np.lexsort((entries, -scores))[:limit]
+        return list(zip(entries[order].tolist(), scores[order].tolist(), strict=True))
 
     def _needs(
         self, wanted: Sequence[tuple[str, _Parsed]], collections: Sequence[str], documents: Iterable[str] | None
@@ -293,6 +398,27 @@ class LexicalIndex:
         # A union of few terms, not a term set: that one is three times slower.
         names = [Query.term_query(self._schema, field, value, "basic") for value in values]
         return Query.boolean_query([(Occur.Should, name) for name in names]) if names else Query.empty_query()
+
+
+def _rarest(words: Sequence[_Word], enough: float) -> list[_Word]:
+    """The words to find entries by: the rarest of the text that are in enough entries, and the same in other fields.
+
+    What a title or a heading holds, the text holds too.
+    """
+    held = 0
+    chosen = set[str]()
+    for word in sorted(words, key=operator.itemgetter(0)):
+        if word.field.startswith(_TEXT):
+            if held >= enough:
+                break
+            held += word.frequency
+            chosen.add(word.stem)
+    return [word for word in words if word.stem in chosen]
+
+
+def _idf(frequency: int, total: int) -> float:
+    """How much a word says by how few entries hold it, as Lucene and tantivy have it."""
+    return math.log1p((max(total, frequency) - frequency + 0.5) / (frequency + 0.5))
 
 
 def linked(folder: Path, other: Path) -> None:

@@ -30,7 +30,8 @@ CANDIDATES: Final = 70
 """Entries that each index gives for fusion, at least. Measured (nDCG@10, hybrid fast, 30 / 70 / 200): cranfield 0.411 /
 0.412 / 0.412, cacm 0.527 / 0.532 / 0.533, scifact 0.725 / 0.725 / 0.725."""
 
-LEXICAL, DENSE, CONTENTS, ENDS, DOCUMENTS = "lexical", "dense", "contents.bin", "ends.npy", "documents.json"
+LEXICAL, BAGS, DENSE = "lexical", "bags", "dense"
+CONTENTS, ENDS, DOCUMENTS = "contents.bin", "ends.npy", "documents.json"
 """Names in a folder, of a snapshot or of one at work."""
 
 SPARE: Final = 20
@@ -188,7 +189,7 @@ class Shelf:
         """Drop a document, if it is held. Searches miss it after the next commit."""
         document = self._documents.pop(document_id, None)
         if document and document.entries:
-            self._lexical.delete(document_id)
+            self._lexical.delete(document_id, document.entries)
             if self._dense is not None:
                 self._dense.remove(document.entries)
             # Searches find it until the commit, and need to know what it is.
@@ -219,7 +220,7 @@ class Shelf:
         Returns:
             What `load` wants to know.
         """
-        self._lexical.save(folder / LEXICAL)
+        self._lexical.save(folder / LEXICAL, folder / BAGS)
         if self._dense is not None:
             self._dense.save(folder / DENSE)
         account = self._contents.save(folder / CONTENTS, folder / ENDS)
@@ -265,6 +266,7 @@ class Shelf:
             languages=languages,
             folder=folder / LEXICAL,
             fields=account["fields"],
+            bags=snapshot / BAGS,
         )
         shelf._dense = dense
         shelf._attributes = Attributes()

@@ -23,9 +23,9 @@ from typing import Any, Final
 from actors.messages import Change
 from actors.search.dense import CorruptSnapshot, checksum
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 _MANIFEST: Final = "snapshot.json"
-_CHECKED: Final = ("lexical", "ends.npy", "documents.json")
+_CHECKED: Final = ("lexical", "bags", "ends.npy", "documents.json")
 """What the manifest has the checksums of; the dense index and the texts have their own."""
 
 

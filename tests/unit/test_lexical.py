@@ -155,7 +155,7 @@ def test_terms_beyond_the_cap_and_repeated_ones_are_ignored(index: LexicalIndex)
 
 def test_what_was_not_committed_is_not_seen(index: LexicalIndex) -> None:
     index.add(9, document_id="d9", collection="moons", title="Enceladus", text="Ice.")
-    index.delete("d2")
+    index.delete("d2", range(2, 3))
     assert found(index, "Enceladus volcanoes") == [2]
     assert len(index) == 4
     index.commit()
@@ -164,7 +164,7 @@ def test_what_was_not_committed_is_not_seen(index: LexicalIndex) -> None:
 
 
 def test_deleting_takes_only_what_was_added_before(index: LexicalIndex) -> None:
-    index.delete("d2")
+    index.delete("d2", range(2, 3))
     index.add(20, document_id="d2", collection="moons", title="Io", text="Volcanoes again.")
     index.commit()
     assert found(index, "volcanoes") == [20]
