@@ -10,20 +10,21 @@ from __future__ import annotations
 import dataclasses
 import heapq
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import orjson
 
 from actors.errors import InvalidInput
 from actors.messages import Passage, PublishedDocument, Query, Words
 from actors.search.contents import Contents
-from actors.search.dense import DenseIndex, Entries
+from actors.search.dense import Cosines, DenseIndex, Entries
 from actors.search.encoder import Vectors
 from actors.search.filters import Attributes, Filter
-from actors.search.fusion import Hit, distinct, fuse
+from actors.search.fusion import Scores, alike, distinct, fuse
 from actors.search.lexical import LexicalIndex, linked
 
 CANDIDATES: Final = 70
@@ -33,6 +34,9 @@ CANDIDATES: Final = 70
 LEXICAL, BAGS, DENSE = "lexical", "bags", "dense"
 CONTENTS, ENDS, DOCUMENTS = "contents.bin", "ends.npy", "documents.json"
 """Names in a folder, of a snapshot or of one at work."""
+
+_ENTRY_BITS: Final = 40
+"""Of a number that is an entry and, above it, its query."""
 
 SPARE: Final = 20
 """Candidates beyond those wanted that near repetitions are replaced from."""
@@ -77,12 +81,20 @@ class _Held:
     documents: tuple[str, ...] | None = None
 
 
-@dataclass(slots=True)
-class _Lists:
-    """What the indexes gave for a query: score by entry."""
+class _Candidates(NamedTuple):
+    """What the indexes gave for a batch of queries, each query's entries together and ascending.
 
-    lexical: dict[int, float] = field(default_factory=dict)
-    dense: dict[int, float] = field(default_factory=dict)
+    Attributes:
+        of: per candidate its query, ascending.
+        entries: which.
+        lexical: per candidate its score; NaN where the index did not give it.
+        dense: likewise.
+    """
+
+    of: Entries
+    entries: Entries
+    lexical: Scores
+    dense: Scores
 
 
 class Shelf:
@@ -311,26 +323,19 @@ class Shelf:
                 held[place] = self._hold(item, known, dense=vectors is not None and bool(vectors[place].any()))
             except InvalidInput as error:
                 found[place] = error
-        lists = {place: _Lists() for place in held}
-        for place, hold in held.items():
-            query = wanted[place].query
-            if query.mode != "dense" or vectors is None:
-                hits = self._lexical.search(
-                    query.text,
-                    collections=query.collections,
-                    documents=hold.documents,
-                    limit=max(query.limit, CANDIDATES),
-                )
-                lists[place].lexical = dict(hits)
-        if vectors is not None:
-            self._ask_dense(wanted, vectors, held, lists)
-        ranked = {
-            place: fuse([(wanted[place].lexical_weight, given.lexical), (wanted[place].dense_weight, given.dense)])
-            for place, given in lists.items()
+        candidates = self._candidates(wanted, vectors, held)
+        weights = [[item.lexical_weight for item in wanted], [item.dense_weight for item in wanted]]
+        lexical_weights, dense_weights = np.array(weights).reshape(2, len(wanted))
+        signals = [(lexical_weights, candidates.lexical), (dense_weights, candidates.dense)]
+        totals = fuse(candidates.of, signals)
+        order = np.lexsort((candidates.entries, -totals, candidates.of))
+        bounds = np.searchsorted(candidates.of, np.arange(len(wanted) + 1)).tolist()
+        heads = {
+            place: order[bounds[place] : min(bounds[place] + wanted[place].query.limit + SPARE, bounds[place + 1])]
+            for place in held
         }
-        limits = {place: wanted[place].query.limit for place in ranked}
-        for place, hits in self._distinct(ranked, limits).items():
-            found[place] = self._passages(hits, lists[place], limits[place])
+        for place, head in self._distinct(candidates.entries, heads, wanted).items():
+            found[place] = self._passages(candidates, totals, head, wanted[place].query.limit)
         return found
 
     def _hold(self, item: Wanted, known: dict[Any, _Held], *, dense: bool) -> _Held:
@@ -371,45 +376,79 @@ class Shelf:
                 entries = self._inside[collections] = _entries([each.entries for each in found if each is not None])
         return _Held(entries, documents)
 
+    def _candidates(self, wanted: Sequence[Wanted], vectors: Vectors | None, held: Mapping[int, _Held]) -> _Candidates:
+        """What the indexes give, put together by query and entry."""
+        places: list[int] = []
+        entries: list[int] = []
+        scores: list[float] = []
+        for place, hold in held.items():
+            query = wanted[place].query
+            if query.mode != "dense" or vectors is None:
+                hits = self._lexical.search(
+                    query.text,
+                    collections=query.collections,
+                    documents=hold.documents,
+                    limit=max(query.limit, CANDIDATES),
+                )
+                places += [place] * len(hits)
+                entries += [entry for entry, _ in hits]
+                scores += [score for _, score in hits]
+        by_words = np.array(places, np.int64) << _ENTRY_BITS | np.array(entries, np.int64)
+        asked, by_vectors, cosines = self._ask_dense(wanted, vectors, held)
+        keys, at = np.unique(np.concatenate([by_words, by_vectors]), return_inverse=True)
+        of, which = keys >> _ENTRY_BITS, keys & ((1 << _ENTRY_BITS) - 1)
+        lexical, dense = np.full(len(keys), np.nan), np.full(len(keys), np.nan)
+        lexical[at[: len(by_words)]] = scores
+        dense[at[len(by_words) :]] = cosines
+        if self._dense is not None and vectors is not None:
+            # Of those found by their words alone the cosines too, or they would count as unlike.
+            other = np.flatnonzero(np.isnan(dense) & asked[of])
+            dense[other] = self._dense.cosines(vectors, of[other], which[other])
+        return _Candidates(of, which, lexical, dense)
+
     def _ask_dense(
-        self, wanted: Sequence[Wanted], vectors: Vectors, held: Mapping[int, _Held], lists: Mapping[int, _Lists]
-    ) -> None:
+        self, wanted: Sequence[Wanted], vectors: Vectors | None, held: Mapping[int, _Held]
+    ) -> tuple[npt.NDArray[np.bool_], Entries, Scores]:
+        """Per query whether it was asked; then per hit its query and entry in one number, and its cosine."""
+        asked = np.zeros(len(wanted), np.bool_)
+        keys: list[Entries] = [np.empty(0, np.int64)]
+        cosines: list[Cosines] = [np.empty(0, np.float32)]
+        if self._dense is not None and vectors is not None:
+            # Those that are held to the same go together: one product of matrices for all of them.
+            groups: dict[int, list[int]] = {}
+            for place in held:
+                if wanted[place].query.mode != "lexical" and vectors[place].any():
+                    groups.setdefault(id(held[place].entries), []).append(place)
+            for group in groups.values():
+                limit = max(CANDIDATES, *(wanted[place].query.limit for place in group))
+                hits = self._dense.search(vectors[group], limit=limit, allowed=held[group[0]].entries)
+                keys += [place << _ENTRY_BITS | entries for place, (entries, _) in zip(group, hits, strict=True)]
+                cosines += [near for _, near in hits]
+                asked[group] = True
+        return asked, np.concatenate(keys), np.concatenate(cosines).astype(np.float64)
+
+    def _distinct(self, entries: Entries, heads: Mapping[int, Entries], wanted: Sequence[Wanted]) -> dict[int, Entries]:
+        """Per query its best candidates without near repetitions of one before, some more than are wanted."""
         dense = self._dense
         if dense is None:
-            return
-        # Those that are held to the same go together: one product of matrices for all of them.
-        groups: dict[int, list[int]] = {}
-        for place in held:
-            if wanted[place].query.mode != "lexical" and vectors[place].any():
-                groups.setdefault(id(held[place].entries), []).append(place)
-        for group in groups.values():
-            limit = max(CANDIDATES, *(wanted[place].query.limit for place in group))
-            hits = dense.search(vectors[group], limit=limit, allowed=held[group[0]].entries)
-            for place, (entries, near) in zip(group, hits, strict=True):
-                lists[place].dense = dict(zip(entries.tolist(), near.tolist(), strict=True))
-        # Of those found by their words alone the cosines too, or they would count as unlike.
-        asked = [place for group in groups.values() for place in group]
-        others = [np.array([*lists[place].lexical.keys() - lists[place].dense.keys()], np.int64) for place in asked]
-        for place, entries, near in zip(asked, others, dense.cosines(vectors[asked], others), strict=True):
-            lists[place].dense.update(zip(entries.tolist(), near.tolist(), strict=True))
+            return dict(heads)
+        firsts = {place: head[: wanted[place].query.limit] for place, head in heads.items()}
+        vectors = dense.vectors(entries[np.concatenate([np.empty(0, np.int64), *firsts.values()])])
+        chosen, start = {}, 0
+        for place, first in firsts.items():
+            head, own = heads[place], vectors[start : start + len(first)]
+            start += len(first)
+            # What comes after those that are wanted takes the place of those that repeat another.
+            if alike(own):
+                own = dense.vectors(entries[head])
+                head = head[distinct(own, self._text_of(entries[head]), limit=len(head))]
+            chosen[place] = head
+        return chosen
 
-    def _distinct(self, ranked: Mapping[int, Sequence[Hit]], limits: Mapping[int, int]) -> dict[int, list[Hit]]:
-        """Per query its hits without near repetitions of one before, some more than are wanted."""
-        heads = {place: list(hits[: limits[place] + SPARE]) for place, hits in ranked.items()}
-        if self._dense is None:
-            return heads
-        entries = [entry for hits in heads.values() for entry, _ in hits]
-        vectors = self._dense.vectors(np.array(entries, np.int64))
-        first = 0
-        for place, hits in heads.items():
-            own = vectors[first : first + len(hits)]
-            first += len(hits)
-            heads[place] = [hits[at] for at in distinct(own, self._text_of(hits), limit=len(hits))]
-        return heads
-
-    def _passages(self, hits: Sequence[Hit], given: _Lists, limit: int) -> list[Passage]:
+    def _passages(self, given: _Candidates, totals: Scores, head: Entries, limit: int) -> list[Passage]:
         passages: list[Passage] = []
-        for entry, score in hits:
+        columns = (given.entries[head], totals[head], given.lexical[head], given.dense[head])
+        for entry, score, lexical, dense in zip(*(column.tolist() for column in columns), strict=True):
             if len(passages) == limit:
                 break
             kept = self._contents.get(entry)
@@ -418,10 +457,10 @@ class Shelf:
             if document is None:
                 continue
             scores = {}
-            if entry in given.lexical:
-                scores["lexical"] = given.lexical[entry]
-            if entry in given.dense:
-                scores["dense"] = given.dense[entry]
+            if lexical == lexical:  # not NaN
+                scores["lexical"] = lexical
+            if dense == dense:
+                scores["dense"] = dense
             passages.append(
                 Passage(
                     document.document_id,
@@ -439,8 +478,8 @@ class Shelf:
             )
         return passages
 
-    def _text_of(self, hits: Sequence[Hit]) -> Callable[[int], str]:
-        return lambda place: self._contents.get(hits[place][0]).text
+    def _text_of(self, entries: Entries) -> Callable[[int], str]:
+        return lambda place: self._contents.get(int(entries[place])).text
 
 
 def _entries(ranges: Sequence[range]) -> Entries:
