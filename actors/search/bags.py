@@ -4,46 +4,50 @@ An inverted index says which entries hold a word, and to ask it for a common wor
 that hold it. Asked for the rare words of a query alone, it names the few entries that may be best; what common words
 add to these is looked up here. That also leaves BM25's k1 and b to us.
 
-A word is known by a hash of 32 bits over field and stem: of 100 entries of 80 words, a query of ten words takes one in
-50,000 times a word for another.
+An entry's words are in rows of eight, and a hash over field and stem says in which row a word would be: so a score
+takes a look at one row for each word of the query, however long the text. In a row it is known by 24 bits of the hash,
+and taken for another once in some four million looks.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-_LOW: Final = 1 << 16
-"""A table of so many bytes stays in a core's nearest cache; what it lets through wrongly is sorted out afterwards."""
+ROW: Final = 8
+"""Words in a row, 32 bytes of which numpy copies at once."""
 
-_AT_ONCE: Final = 255
-"""Words of a query that have a number in such a table."""
+FILLED: Final = 5
+"""Words that a row holds on the average, before some prove too full and there are more of them: 550 bytes an entry."""
 
+TIMES: Final = 0xFF
+"""Of what is in a row, the bits that say how often the word occurs; the others are the hash's."""
+
+Rows = npt.NDArray[np.uint32]
 Entries = npt.NDArray[np.int64]
 Scores = npt.NDArray[np.float64]
 
 
-@dataclass(frozen=True, slots=True)
-class Term:
-    """A word of a query in a field.
+class Terms(NamedTuple):
+    """The words of a query, each in a field.
 
     Attributes:
-        key: as `key` gives it.
-        field: number of the field.
-        weight: of the word in the score: how rare it is, and how much it counts in this field and query.
+        keys: as `key` gives them.
+        fields: numbers of the fields.
+        weights: of the words in the score: how rare they are, and how much they count in this field and query.
     """
 
-    key: int
-    field: int
-    weight: float
+    keys: npt.NDArray[np.int64]
+    fields: npt.NDArray[np.int64]
+    weights: Scores
 
 
 class Bags:
@@ -57,11 +61,10 @@ class Bags:
 
     def __init__(self, fields: Sequence[str]) -> None:
         self._fields = {name: number for number, name in enumerate(fields)}
-        # The words of an entry are from its bound to the next one's, in no order.
+        # The rows of an entry are from its bound to the next one's, at least one.
         self._bounds = np.zeros(1024, np.int64)
         self._lengths = np.zeros((1024, len(fields)), np.int32)
-        self._keys = np.zeros(1024, np.uint32)
-        self._times = np.zeros(1024, np.uint8)
+        self._rows: Rows = np.zeros((1024, ROW), np.uint32)
         self._count = 0
         self._size = 0
         # Over all entries that are not removed: words by field, and entries that have any there.
@@ -89,16 +92,17 @@ class Bags:
             counted = Counter(found)
             keys += [key(name, stem) for stem in counted]
             times += [min(number, 255) for number in counted.values()]
+        rows = _in_rows(np.array(keys, np.uint32), np.array(times, np.uint32))
         if entry + 1 >= len(self._bounds):
             self._bounds, self._lengths = _grown(self._bounds, entry + 2), _grown(self._lengths, entry + 2)
-        end = self._size + len(keys)
-        if end > len(self._keys):
-            self._keys, self._times = _grown(self._keys, end), _grown(self._times, end)
-        if keys:
-            self._keys[self._size : end] = keys
-            self._times[self._size : end] = times
+        # Numbers that are left out have an empty row each.
+        start = self._size + entry - self._count
+        end = start + len(rows)
+        if end > len(self._rows):
+            self._rows = _grown(self._rows, end)
+        self._rows[start:end] = rows
         self._lengths[entry] = lengths
-        self._bounds[self._count : entry + 1] = self._size
+        self._bounds[self._count : entry + 1] = np.arange(self._size, start + 1)
         self._bounds[entry + 1] = end
         self._count, self._size = entry + 1, end
         self._note(self._lengths[entry : entry + 1], 1)
@@ -107,7 +111,7 @@ class Bags:
         """Let entries count no more in what fields have on the average."""
         self._note(self._lengths[entries.start : entries.stop], -1)
 
-    def scores(self, entries: Entries, terms: Sequence[Term], *, k1: float, b: float) -> Scores:
+    def scores(self, entries: Entries, terms: Terms, *, k1: float, b: float) -> Scores:
         """BM25 of entries (Robertson and Zaragoza, "The Probabilistic Relevance Framework", 2009).
 
         Args:
@@ -116,24 +120,21 @@ class Bags:
             k1: 0 for no difference between once and often.
             b: 0 for no difference between long and short.
         """
-        starts, ends = self._bounds[entries], self._bounds[entries + 1]
-        sizes = ends - starts
-        rows = np.repeat(np.arange(len(entries)), sizes)
-        places = np.arange(len(rows)) + (ends - np.cumsum(sizes))[rows]
-        held = self._keys[places]
-        lower = held % _LOW
+        count = len(entries)
+        first = self._bounds[entries]
+        # Shape (terms, entries): the row where an entry would have a term.
+        at = (terms.keys[:, None] * (self._bounds[entries + 1] - first) >> 32) + first
+        slots = self._rows[at.ravel()].ravel()
+        # What is the same but for the times is wanted; an empty slot is like a word that never occurs.
+        slots ^= np.repeat((terms.keys & ~TIMES).astype(np.uint32), count * ROW)
+        found = np.flatnonzero(slots - np.uint32(1) < TIMES)
+        term, place = np.divmod(found // ROW, max(count, 1))
+        times = slots[found].astype(np.float64)
         average = self._words / np.maximum(self._holders, 1)
-        scores = np.zeros(len(entries))
-        for first in range(0, len(terms), _AT_ONCE):
-            part = terms[first : first + _AT_ONCE]
-            at, of = _found(held, lower, np.array([term.key for term in part], np.uint32))
-            weights = np.array([term.weight * (k1 + 1) for term in part])
-            fields = np.array([term.field for term in part])
-            row, field = rows[at], fields[of]
-            times = self._times[places[at]].astype(np.float64)
-            length = self._lengths[entries[row], field] / average[field]
-            parts = weights[of] * times / (times + k1 * (1 - b + b * length))
-            scores += np.bincount(row, parts, len(entries))
+        field = terms.fields[term]
+        length = self._lengths[entries[place], field] / average[field]
+        parts = terms.weights[term] * (k1 + 1) * times / (times + k1 * (1 - b + b * length))
+        scores: Scores = np.bincount(place, parts, count).astype(np.float64)
         return scores
 
     def _note(self, lengths: npt.NDArray[np.int32], sign: int) -> None:
@@ -147,8 +148,7 @@ class Bags:
         folder.mkdir()
         np.save(folder / "bounds.npy", self._bounds[: self._count + 1])
         np.save(folder / "lengths.npy", self._lengths[: self._count + 1])
-        np.save(folder / "keys.npy", self._keys[: self._size])
-        np.save(folder / "times.npy", self._times[: self._size])
+        np.save(folder / "rows.npy", self._rows[: self._size])
         np.save(folder / "sums.npy", np.stack([self._words, self._holders]))
 
     @classmethod
@@ -159,16 +159,15 @@ class Bags:
             ValueError, OSError: it is not what was saved.
         """
         bags = cls(fields)
-        bounds, lengths, keys, times, sums = (
+        bounds, lengths, rows, sums = (
             # As plain arrays: numpy's own class for what is mapped makes every access slower.
             np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False))
-            for name in ("bounds", "lengths", "keys", "times", "sums")
+            for name in ("bounds", "lengths", "rows", "sums")
         )
-        shapes = (lengths.shape, keys.shape, times.shape, sums.shape)
         size = int(bounds[-1]) if len(bounds) else -1
-        if shapes != ((len(bounds), len(fields)), (size,), (size,), (2, len(fields))):
+        if (lengths.shape, rows.shape, sums.shape) != ((len(bounds), len(fields)), (size, ROW), (2, len(fields))):
             raise ValueError("the words of the entries are damaged")
-        bags._bounds, bags._lengths, bags._keys, bags._times = bounds, lengths, keys, times
+        bags._bounds, bags._lengths, bags._rows = bounds, lengths, rows
         bags._count, bags._size = len(bounds) - 1, size
         bags._words, bags._holders = sums
         return bags
@@ -184,23 +183,20 @@ def _salt(field: str) -> int:
     return zlib.crc32(field.encode())
 
 
-def _found(
-    held: npt.NDArray[np.uint32], lower: npt.NDArray[np.uint32], wanted: npt.NDArray[np.uint32]
-) -> tuple[Entries, Entries]:
-    """Where wanted keys are, and which of them is there."""
-    numbers = np.arange(1, len(wanted) + 1)
-    table = np.zeros(_LOW, np.uint8)
-    table[wanted % _LOW] = numbers
-    number = table[lower]
-    near = np.flatnonzero(number)
-    of = number[near].astype(np.int64) - 1
-    same = wanted[of] == held[near]
-    at, of = near[same], of[same]
-    # Of several with the same lower half the table knows only one.
-    for hidden in np.flatnonzero(table[wanted % _LOW] != numbers).tolist():
-        also = np.flatnonzero(held == wanted[hidden])
-        at, of = np.append(at, also), np.append(of, np.full(len(also), hidden))
-    return at, of
+def _in_rows(keys: npt.NDArray[np.uint32], times: npt.NDArray[np.uint32]) -> Rows:
+    """Words in as few rows as it takes for none to be too full."""
+    count = max(1, math.ceil(len(keys) / FILLED))
+    while True:
+        row = (keys.astype(np.int64) * count >> 32).astype(np.int64)
+        sizes = np.bincount(row, minlength=count)
+        if sizes.max() <= ROW:
+            break
+        count += 1 + count // 8
+    order = np.argsort(row, kind="stable")
+    places = np.arange(len(keys)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    rows = np.zeros((count, ROW), np.uint32)
+    rows[row[order], places] = (keys[order] & np.uint32(~TIMES & 0xFFFFFFFF)) | times[order]
+    return rows
 
 
 def _grown(array: npt.NDArray[Any], least: int) -> npt.NDArray[Any]:

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import functools
 import math
-import operator
 import re
 import shutil
 from collections.abc import Callable, Iterable, Sequence
@@ -29,7 +28,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from tantivy import Document, Index, Occur, Query, SchemaBuilder
 
-from actors.search.bags import Bags, Term, key
+from actors.search.bags import Bags, Terms, key
 from actors.search.language import language, well_formed
 
 TITLE_BOOST: Final = 0.2
@@ -45,7 +44,7 @@ B: Final = 0.75
 ENOUGH: Final = 50
 """Entries, as a multiple of those wanted, that hold the rarer words of a query from which no others are looked at."""
 
-SCORED: Final = 2
+SCORED: Final = 1.2
 """Entries whose scores are told, as a multiple of those wanted."""
 
 REMEMBERED: Final = 1 << 15
@@ -74,26 +73,42 @@ class _View:
 
     Attributes:
         searcher: tantivy's.
-        frequency: entries that hold a term, by field and term; some that were deleted may count too.
+        known: a word, by field and stem.
     """
 
     searcher: Any
-    frequency: Callable[[str, str], int]
+    known: Callable[[str, str], _Known]
+
+
+class _Known(NamedTuple):
+    """What is known of a word in a field, as of the last commit.
+
+    Attributes:
+        frequency: entries that hold it; some that were deleted may count too.
+        field: with the language.
+        stem: or, of an open end, the word itself.
+        key: what bags know it by.
+        number: of the field in bags.
+        rarity: how much it says by how few entries hold it.
+    """
+
+    frequency: int
+    field: str
+    stem: str
+    key: int
+    number: int
+    rarity: float
 
 
 class _Word(NamedTuple):
     """A word of a query as it is looked up.
 
     Attributes:
-        frequency: entries that hold it.
-        field: with the language.
-        stem: or, of an open end, the word itself.
+        known: what does not depend on the query.
         weight: times it counts, with the field's boost.
     """
 
-    frequency: int
-    field: str
-    stem: str
+    known: _Known
     weight: float
 
 
@@ -164,9 +179,9 @@ class LexicalIndex:
             self._index.register_tokenizer(tongue, words.analyzer)
         # Commits are small and seconds apart; more threads would only take cores from the searches.
         self._writer = self._index.writer(writer_memory_mb * 1_000_000, num_threads=1)
-        self._view = self._current()
         names = [_field(name, tongue) for tongue in self._languages for name in _FIELDS]
         self._bags = Bags.load(bags, names) if bags else Bags(names)
+        self._view = self._current()
         # To make one costs as much as to look it up.
         self._clause = functools.lru_cache(REMEMBERED)(self._new_clause)
         # Fields that hold anything: the others would only cost time.
@@ -215,7 +230,15 @@ class LexicalIndex:
 
     def _current(self) -> _View:
         searcher = self._index.searcher()
-        return _View(searcher, functools.lru_cache(REMEMBERED)(searcher.doc_freq))
+        number, total = self._bags.field, int(searcher.num_docs)
+
+        # All of it together costs as much as looking the word up.
+        @functools.lru_cache(REMEMBERED)
+        def known(field: str, stem: str) -> _Known:
+            frequency = int(searcher.doc_freq(field, stem))
+            return _Known(frequency, field, stem, key(field, stem), number(field), _idf(frequency, total))
+
+        return _View(searcher, known)
 
     @property
     def fields(self) -> list[tuple[str, str]]:
@@ -277,7 +300,7 @@ class LexicalIndex:
             return self._hits(view.searcher, self._any(words, phrases, needs), limit)
         rare = _rarest(words, self._enough(view, collections, documents, limit))
         found = self._hits(view.searcher, self._any(rare, phrases, needs), int(SCORED * limit))
-        return self._best([entry for entry, _ in found], words, view.searcher.num_docs, limit)
+        return self._best([entry for entry, _ in found], words, limit)
 
     def holding(self, text: str, *, limit: int) -> list[int] | None:
         """The entries that a query of phrases alone is held to, at most `limit`; None if it is of another kind."""
@@ -331,10 +354,10 @@ class LexicalIndex:
             boost = self._boosts[name]
             if boost > 0 and (name, tongue) in used:
                 field = _field(name, tongue)
-                held = [(view.frequency(field, term), term, weight) for term, weight in weights.items()]
-                found += [
-                    _Word(frequency, field, term, boost * weight) for frequency, term, weight in held if frequency
-                ]
+                for term, weight in weights.items():
+                    known = view.known(field, term)
+                    if known.frequency:
+                        found.append(_Word(known, boost * weight))
         return found
 
     def _enough(self, view: _View, collections: Sequence[str], documents: Iterable[str] | None, limit: int) -> float:
@@ -343,12 +366,12 @@ class LexicalIndex:
             return math.inf
         if not collections:
             return ENOUGH * limit
-        inside = sum(view.frequency("collection", name) for name in collections)
+        inside = sum(view.searcher.doc_freq("collection", name) for name in collections)
         return ENOUGH * limit * view.searcher.num_docs / inside if inside else math.inf
 
     def _any(self, words: Iterable[_Word], phrases: Iterable[Query], needs: Iterable[Query]) -> Query:
         """What any of the words or phrases is in, and all that is needed holds for."""
-        clauses = [*phrases, *(self._clause(word.field, word.stem, word.weight) for word in words)]
+        clauses = [*phrases, *(self._clause(known.field, known.stem, weight) for known, weight in words)]
         query = Query.boolean_query([(Occur.Should, clause) for clause in clauses])
         needed = [(Occur.Must, need) for need in needs]
         return Query.boolean_query([(Occur.Must, query), *needed]) if needed else query
@@ -357,11 +380,11 @@ class LexicalIndex:
         query = Query.term_query(self._schema, field, stem, "freq")
         return query if weight == 1.0 else Query.boost_query(query, weight)
 
-    def _best(self, found: list[int], words: Iterable[_Word], total: int, limit: int) -> list[tuple[int, float]]:
-        terms = [
-            Term(key(word.field, word.stem), self._bags.field(word.field), word.weight * _idf(word.frequency, total))
-            for word in words
-        ]
+    def _best(self, found: list[int], words: Sequence[_Word], limit: int) -> list[tuple[int, float]]:
+        keys, numbers, weights = zip(
+            *((one.key, one.number, weight * one.rarity) for one, weight in words), strict=True
+        )
+        terms = Terms(np.array(keys, np.int64), np.array(numbers, np.int64), np.array(weights, np.float64))
         entries = np.array(found, np.int64)
         scores = self._bags.scores(entries, terms, k1=K1, b=B)
         order = np.lexsort((entries, -scores))[:limit]
@@ -407,13 +430,13 @@ def _rarest(words: Sequence[_Word], enough: float) -> list[_Word]:
     """
     held = 0
     chosen = set[str]()
-    for word in sorted(words, key=operator.itemgetter(0)):
-        if word.field.startswith(_TEXT):
+    for known, _ in sorted(words):
+        if known.field.startswith(_TEXT):
             if held >= enough:
                 break
-            held += word.frequency
-            chosen.add(word.stem)
-    return [word for word in words if word.stem in chosen]
+            held += known.frequency
+            chosen.add(known.stem)
+    return [word for word in words if word.known.stem in chosen]
 
 
 def _idf(frequency: int, total: int) -> float:

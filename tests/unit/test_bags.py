@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.search import bags as module
-from actors.search.bags import Bags, Term, key
+from actors.search.bags import Bags, Terms, key
 
 FIELDS = ("title", "text")
 Entry = dict[str, list[str]]
@@ -30,8 +29,9 @@ def filled(held: Sequence[Entry]) -> Bags:
     return made
 
 
-def terms(of: dict[tuple[str, str], float]) -> list[Term]:
-    return [Term(key(name, stem), FIELDS.index(name), weight) for (name, stem), weight in of.items()]
+def terms(of: dict[tuple[str, str], float]) -> Terms:
+    keys = np.array([key(name, stem) for name, stem in of], np.int64)
+    return Terms(keys, np.array([FIELDS.index(name) for name, _ in of], np.int64), np.array([*of.values()], np.float64))
 
 
 def expected(held: Sequence[Entry], of: dict[tuple[str, str], float], k1: float, b: float) -> list[float]:
@@ -92,15 +92,7 @@ def test_numbers_may_be_left_out_but_none_comes_twice() -> None:
             made.add(taken, {})
 
 
-def test_words_with_the_same_lower_half_of_their_hash_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_LOW", 2)
-    held: list[Entry] = [{"text": ["moon", "io", "ice"]}, {"text": ["wing", "io"]}]
-    of = {("text", stem): weight for stem, weight in (("moon", 1.0), ("io", 2.0), ("wing", 4.0), ("ice", 8.0))}
-    found = filled(held).scores(np.arange(2), terms(of), k1=1.2, b=0.75)
-    assert found == pytest.approx(expected(held, of, 1.2, 0.75))
-
-
-def test_more_words_than_have_a_number_at_once() -> None:
+def test_rows_that_would_be_too_full_are_more() -> None:
     stems = [f"w{number}" for number in range(600)]
     of = {("text", stem): 1.0 for stem in stems}
     held: list[Entry] = [{"text": stems}, {"text": stems[::3]}, {"text": ["other"]}]
@@ -110,7 +102,7 @@ def test_more_words_than_have_a_number_at_once() -> None:
 
 def test_no_words_and_no_entries_are_no_score() -> None:
     made = filled([{"text": ["moon"]}])
-    assert made.scores(np.array([0]), [], k1=1.2, b=0.75).tolist() == [0.0]
+    assert made.scores(np.array([0]), terms({}), k1=1.2, b=0.75).tolist() == [0.0]
     assert made.scores(np.array([], np.int64), terms({("text", "moon"): 1.0}), k1=1.2, b=0.75).tolist() == []
 
 
