@@ -172,3 +172,15 @@ async def test_an_endpoint_that_never_ends_is_cut_off(monkeypatch: pytest.Monkey
     monkeypatch.setattr("actors.search.encoder.MAX_ANSWER_BYTES", 100)
     with pytest.raises(Unavailable, match="more than"):
         await remote(lambda _: httpx.Response(200, content=b" " * 101)).encode(["x"], deadline=Deadline.after(60))
+
+
+@given(st.lists(st.text(st.characters(max_codepoint=0x17F), max_size=60), max_size=4))
+def test_words_that_are_remembered_have_the_pieces_that_a_text_is_cut_into(texts: list[str]) -> None:
+    opening, closing = default().sequences([""])[0]
+    whole = default().sequences(texts)
+    assert [[opening, *pieces, closing] for pieces in default().pieces(texts)] == whole
+
+
+def test_pieces_are_cut_to_the_longest_sequence() -> None:
+    cut = WordPieces(VOCABULARY, max_tokens=8)
+    assert [len(ids) for ids in cut.pieces(["wing " * 20, "flügel " * 20, "wing"])] == [8, 8, 1]
