@@ -47,6 +47,9 @@ ENOUGH: Final = 50
 SCORED: Final = 1.2
 """Entries whose scores are told, as a multiple of those wanted."""
 
+CHEAP: Final = 20_000
+"""Postings that tantivy reads in the time that the scores take to be told otherwise, some 0.1 ms."""
+
 REMEMBERED: Final = 1 << 15
 """Words that are kept: their frequency until the next commit, and how they are looked up. Some 10 MB."""
 
@@ -295,10 +298,11 @@ class LexicalIndex:
             for tongue, parsed in wanted
             for phrase in self._phrases([phrase for phrase in parsed.phrases if len(phrase) > 1], tongue)
         ]
-        if phrases:
-            # How often an entry has a phrase only tantivy knows, so it scores all.
-            return self._hits(view.searcher, self._any(words, phrases, needs), limit)
         rare = _rarest(words, self._enough(view, collections, documents, limit))
+        left = sum(known.frequency for known, _ in words) - sum(known.frequency for known, _ in rare)
+        # How often an entry has a phrase only tantivy knows.
+        if phrases or left <= CHEAP:
+            return self._hits(view.searcher, self._any(words, phrases, needs), limit)
         found = self._hits(view.searcher, self._any(rare, phrases, needs), int(SCORED * limit))
         return self._best([entry for entry, _ in found], words, limit)
 
