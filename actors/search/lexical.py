@@ -41,14 +41,16 @@ HEADING_BOOST: Final = 0.2
 K1: Final = 1.2
 B: Final = 0.75
 
-ENOUGH: Final = 50
-"""Entries, as a multiple of those wanted, that hold the rarer words of a query from which no others are looked at."""
+ENOUGH: Final = 100
+"""Entries, as a multiple of those wanted, that hold the rarer words of a query from which no others are looked at. Of
+the first ten that hybrid fast finds among 100,000 chunks 96.9 % stay if all queries are held to this (92.8 % with 50 and
+1.2 in place of 100 and 2)."""
 
-SCORED: Final = 1.2
+SCORED: Final = 2
 """Entries whose scores are told, as a multiple of those wanted."""
 
-CHEAP: Final = 20_000
-"""Postings that tantivy reads in the time that the scores take to be told otherwise, some 0.1 ms."""
+CHEAP: Final = 50_000
+"""Postings that tantivy reads in the time that the scores take to be told otherwise, some 0.25 ms."""
 
 REMEMBERED: Final = 1 << 15
 """Words that are kept: their frequency until the next commit, and how they are looked up. Some 10 MB."""
@@ -303,7 +305,7 @@ class LexicalIndex:
         # How often an entry has a phrase only tantivy knows.
         if phrases or left <= CHEAP:
             return self._hits(view.searcher, self._any(words, phrases, needs), limit)
-        found = self._hits(view.searcher, self._any(rare, phrases, needs), int(SCORED * limit))
+        found = self._hits(view.searcher, self._any(rare, phrases, needs), SCORED * limit)
         return self._best([entry for entry, _ in found], words, limit)
 
     def holding(self, text: str, *, limit: int) -> list[int] | None:
