@@ -42,9 +42,9 @@ K1: Final = 1.2
 B: Final = 0.75
 
 ENOUGH: Final = 100
-"""Entries, as a multiple of those wanted, that hold the rarer words of a query from which no others are looked at. Of
-the first ten that hybrid fast finds among 100,000 chunks 96.9 % stay if all queries are held to this (92.8 % with 50 and
-1.2 in place of 100 and 2)."""
+"""Entries, as a multiple of those wanted, that hold the rarer words of a query from which no others are looked at.
+Of the first ten that hybrid fast finds among 100,000 chunks 96.9 % stay if all queries are held to this (92.8 % with 50
+and 1.2 in place of 100 and 2)."""
 
 SCORED: Final = 2
 """Entries whose scores are told, as a multiple of those wanted."""
