@@ -90,6 +90,9 @@ def test_lengths_are_as_coarse_as_those_of_tantivy() -> None:
     made = filled([{"text": ["moon"] * 41}])
     assert made.length(0, made.field("text")) == 40
     assert made.length(0, made.field("title")) == 0
+    made = filled([{"text": ["moon", *["io"] * others]} for others in (38, 39, 40)])
+    shorter, one, other = made.scores(np.arange(3), terms({("text", "moon"): 1.0}), k1=1.2, b=0.75).tolist()
+    assert shorter > one == other
 
 
 def test_numbers_may_be_left_out_but_none_comes_twice() -> None:
