@@ -25,19 +25,19 @@ from __future__ import annotations
 import functools
 import json
 import math
-import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 from tantivy import Document, Index, Occur, Query, SchemaBuilder
 
-from actors.search.bags import Bags, Entries, Scores, Terms, key
+from actors.search.bags import Bags, Entries, Scores, key
 from actors.search.bm25 import K1, MAX_EXPANSIONS, B, Curve, Statistics, Term, idf
 from actors.search.language import language, well_formed
+from actors.search.wording import Known, Word, Wording, parse, rarest, scored
 
 TITLE_BOOST: Final = 0.2
 """Added weight of a match in the title, which is indexed with the text as well. Measured (nDCG@10, none / 0.2 / 0.5):
@@ -60,9 +60,6 @@ CHEAP: Final = 50_000
 REMEMBERED: Final = 1 << 15
 """Words that are kept: their frequency until the next commit, and how they are looked up. Some 10 MB."""
 
-MAX_PHRASES: Final = 8
-"""Phrases of a query that are looked up as such; the words of further ones are looked up like others."""
-
 SHORTEST_PREFIX: Final = 2
 
 SPARE: Final = 16
@@ -72,30 +69,7 @@ MOST_SCORED: Final = 1_000
 """Entries that are scored again at most, or four times as many as are wanted. Where more score alike, which of them are
 given is a matter of chance, as it is with equal scores."""
 
-_TERM_CHARS = 64
-"""Characters of a query that are read per term wanted: what a term and its share of stop words takes, amply."""
-
-_PHRASE = re.compile(r"[\"“”]([^\"“”]+)[\"“”]")
-_OPEN = re.compile(r"(?<![^\W_])([^\W_]+)\*")
 _FIELDS: Final = ("title", "heading", "text")
-_TEXT: Final = "text_"
-
-
-@dataclass(frozen=True, slots=True)
-class _Parsed:
-    """A query in one language.
-
-    Attributes:
-        terms: stems and how often each occurs, those of phrases included.
-        phrases: each as stems, in order.
-        only: there is nothing beside the phrases, so they must be held to.
-        prefixes: words whose ends are open.
-    """
-
-    terms: dict[str, int]
-    phrases: tuple[list[str], ...]
-    only: bool
-    prefixes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,44 +86,10 @@ class _View:
     """
 
     searcher: Any
-    known: Callable[[str, str], _Known]
+    known: Callable[[str, str], Known]
     words: Mapping[str, int]
     holding: dict[tuple[tuple[str, ...], Term], int] = field(default_factory=dict)
     own: dict[str, tuple[int, float]] = field(default_factory=dict)
-
-
-class _Known(NamedTuple):
-    """What is known of a word in a field, as of the last commit.
-
-    Attributes:
-        frequency: entries that hold it; some that were deleted may count too.
-        field: with the language.
-        stem: or, of an open end, the word itself.
-        key: what bags know it by.
-        number: of the field in bags.
-        rarity: how much it says by how few entries hold it.
-        average: words that the field has on the average.
-    """
-
-    frequency: int
-    field: str
-    stem: str
-    key: int
-    number: int
-    rarity: float
-    average: float
-
-
-class _Word(NamedTuple):
-    """A word of a query as it is looked up.
-
-    Attributes:
-        known: what does not depend on the query.
-        weight: times it counts, with the field's boost.
-    """
-
-    known: _Known
-    weight: float
 
 
 class LexicalIndex:
@@ -270,10 +210,10 @@ class LexicalIndex:
 
         # All of it together costs as much as looking the word up.
         @functools.lru_cache(REMEMBERED)
-        def known(name: str, stem: str) -> _Known:
+        def known(name: str, stem: str) -> Known:
             frequency = int(searcher.doc_freq(name, stem))
             average = max(words.get(name, 0) / max(total, 1), 1e-9)
-            return _Known(frequency, name, stem, key(name, stem), number(name), idf(frequency, total), average)
+            return Known(frequency, name, stem, key(name, stem), number(name), idf(frequency, total), average)
 
         return _View(searcher, known, words)
 
@@ -332,17 +272,17 @@ class LexicalIndex:
         if statistics is not None:
             return self._search_by(statistics, view, wanted, needs, limit)
         words = [word for tongue, parsed in wanted for word in self._words(view, parsed, tongue)]
-        if not words:
+        phrases = [phrase for tongue, parsed in wanted for phrase in self._phrases(parsed.spoken, tongue)]
+        if not words and not phrases:
             return []
-        phrases = [phrase for tongue, parsed in wanted for phrase in self._phrases(_spoken(parsed), tongue)]
-        rare = _rarest(words, self._enough(view, collections, documents, limit))
+        rare = rarest(words, self._enough(view, collections, documents, limit))
         left = sum(known.frequency for known, _ in words) - sum(known.frequency for known, _ in rare)
         # How often an entry has a phrase only tantivy knows.
         if phrases or left <= CHEAP:
             return self._hits(view.searcher, self._any(words, phrases, needs), limit)
         found = self._hits(view.searcher, self._any(rare, [], needs), SCORED * limit)
         entries = np.array([entry for entry, _ in found], np.int64)
-        return _best(entries, self._bags.scores(entries, _terms(words), k1=K1, b=B), limit)
+        return _best(entries, self._bags.scores(entries, scored(words), k1=K1, b=B), limit)
 
     def statistics(self, text: str, *, collections: Sequence[str] = ()) -> Statistics:
         """What a search for a text in some collections, or in all, is to be scored by.
@@ -363,7 +303,7 @@ class LexicalIndex:
                 for prefix in parsed.prefixes
             )
             terms = dict.fromkeys(self._weights(parsed, tongue, lambda name, prefix: opened.get((name, prefix), ())))
-            for phrase in _spoken(parsed):
+            for phrase in parsed.spoken:
                 terms.update(dict.fromkeys((_field("text", tongue), stem) for stem in phrase))
             for term in terms:
                 holding[term] = self._holding(view, term, named, within)
@@ -384,7 +324,7 @@ class LexicalIndex:
         self,
         statistics: Statistics,
         view: _View,
-        wanted: Sequence[tuple[str, _Parsed]],
+        wanted: Sequence[tuple[str, Wording]],
         needs: Sequence[Query],
         limit: int,
     ) -> list[tuple[int, float]]:
@@ -394,7 +334,7 @@ class LexicalIndex:
         for tongue, parsed in wanted:
             given = self._weights(parsed, tongue, lambda name, prefix: statistics.open.get((name, prefix), ()))
             weights.update((term, weight) for term, weight in given.items() if view.known(*term).frequency)
-            phrases += [(_field("text", tongue), phrase) for phrase in _spoken(parsed)]
+            phrases += [(_field("text", tongue), phrase) for phrase in parsed.spoken]
         own = {name: self._own(view, name, stem) for name, stem in weights}
         rarity = {term: weight * statistics.rarity(term) for term, weight in weights.items()}
         rankings = [
@@ -411,10 +351,7 @@ class LexicalIndex:
         query = _held(rankings, needs)
         if not self._rescores:
             return self._hits(searcher, query, limit)
-        terms = _terms(
-            [_Word(view.known(*term), weights[term]) for term in sorted(weights)],
-            statistics,
-        )
+        terms = scored([Word(view.known(*term), weights[term]) for term in sorted(weights)], statistics)
         curves = {name: Curve(self._k1, self._b, statistics.average(name)) for name in own}
         longest = self._bags.longest()
         most = max(curves[name].most(Curve(K1, B, average), longest) for name, (_, average) in own.items())
@@ -485,31 +422,13 @@ class LexicalIndex:
         used = self._used.copy()
         return [tongue for tongue in self._languages if ("text", tongue) in used]
 
-    def _wanted(self, text: str) -> list[tuple[str, _Parsed]]:
-        return [(tongue, self._parse(text, tongue)) for tongue in self._tongues()]
+    def _wanted(self, text: str) -> list[tuple[str, Wording]]:
+        return [(tongue, parse(text, self._languages[tongue], max_terms=self._max_terms)) for tongue in self._tongues()]
 
-    def _parse(self, text: str, tongue: str) -> _Parsed:
-        words = self._languages[tongue]
-        head = text[: self._max_terms * _TERM_CHARS]
-        phrases: list[list[str]] = []
-        if '"' in head or "“" in head:
-            stems = (words.stems(match.group(1)) for match in _PHRASE.finditer(head))
-            phrases = [phrase[: self._max_terms] for phrase in stems if phrase][:MAX_PHRASES]
-        prefixes: dict[str, None] = {}
-        if "*" in head:
-            prefixes = dict.fromkeys(match.group(1).lower() for match in _OPEN.finditer(head))
-        found = words.content_stems(head) or list(dict.fromkeys(words.stems(head)))
-        terms: dict[str, int] = {}
-        for term in found:
-            if term in terms or len(terms) < self._max_terms:
-                terms[term] = terms.get(term, 0) + 1
-        only = bool(phrases) and not words.stems(_PHRASE.sub(" ", head))
-        return _Parsed(terms, tuple(phrases), only, tuple(prefixes)[: self._max_terms])
-
-    def _words(self, view: _View, parsed: _Parsed, tongue: str) -> list[_Word]:
+    def _words(self, view: _View, parsed: Wording, tongue: str) -> list[Word]:
         """The words of a query that any entry holds."""
         weights = self._weights(parsed, tongue, lambda name, prefix: self._open(view.searcher, name, prefix))
-        words = [_Word(view.known(*term), weight) for term, weight in weights.items()]
+        words = [Word(view.known(*term), weight) for term, weight in weights.items()]
         return [word for word in words if word.known.frequency]
 
     def _enough(self, view: _View, collections: Sequence[str], documents: Iterable[str] | None, limit: int) -> float:
@@ -521,7 +440,7 @@ class LexicalIndex:
         inside = sum(view.searcher.doc_freq("collection", name) for name in collections)
         return ENOUGH * limit * view.searcher.num_docs / inside if inside else math.inf
 
-    def _any(self, words: Iterable[_Word], phrases: Iterable[Query], needs: Sequence[Query]) -> Query:
+    def _any(self, words: Iterable[Word], phrases: Iterable[Query], needs: Sequence[Query]) -> Query:
         """What any of the words or phrases is in, and all that is needed holds for."""
         return _held([*phrases, *(self._clause(known.field, known.stem, weight) for known, weight in words)], needs)
 
@@ -529,7 +448,7 @@ class LexicalIndex:
         query = Query.term_query(self._schema, name, stem, "freq")
         return query if weight == 1.0 else Query.boost_query(query, weight)
 
-    def _weights(self, parsed: _Parsed, tongue: str, opened: Callable[[str, str], Iterable[str]]) -> dict[Term, float]:
+    def _weights(self, parsed: Wording, tongue: str, opened: Callable[[str, str], Iterable[str]]) -> dict[Term, float]:
         """What each term counts; `opened` gives those that an open end in a field stands for."""
         weights: dict[Term, float] = {}
         for name, boost in self._used_fields(tongue).items():
@@ -555,7 +474,7 @@ class LexicalIndex:
         return (term for term, _ in searcher.terms_with_prefix(name, prefix, limit=MAX_EXPANSIONS))
 
     def _needs(
-        self, wanted: Sequence[tuple[str, _Parsed]], collections: Sequence[str], documents: Iterable[str] | None
+        self, wanted: Sequence[tuple[str, Wording]], collections: Sequence[str], documents: Iterable[str] | None
     ) -> list[Query]:
         """What must hold for everything found. It filters, and adds nothing to the score."""
         needs = []
@@ -587,46 +506,9 @@ class LexicalIndex:
         return Query.boolean_query([(Occur.Should, name) for name in names]) if names else Query.empty_query()
 
 
-def _rarest(words: Sequence[_Word], enough: float) -> list[_Word]:
-    """The words to find entries by: the rarest of the text that are in enough entries, and the same in other fields.
-
-    What a title or a heading holds, the text holds too.
-    """
-    held = 0
-    rare, common = set[str](), set[str]()
-    for known, _ in sorted(words):
-        if known.field.startswith(_TEXT):
-            (rare if held < enough else common).add(known.stem)
-            held += known.frequency
-    # A word with an open end may stand for some in a title that it does not stand for in the text.
-    return [word for word in words if word.known.stem in rare or word.known.stem not in common]
-
-
-def _terms(words: Sequence[_Word], statistics: Statistics | None = None) -> Terms:
-    """Words as bags take them; how rare they are is told by statistics, or else by what is here."""
-    rows = [
-        (
-            known.key,
-            known.number,
-            weight * (statistics.rarity((known.field, known.stem)) if statistics else known.rarity),
-            statistics.average(known.field) if statistics else known.average,
-        )
-        for known, weight in words
-    ]
-    keys, numbers, weights, averages = zip(*rows, strict=True) if rows else ((), (), (), ())
-    return Terms(
-        np.array(keys, np.int64), np.array(numbers, np.int64), np.array(weights, float), np.array(averages, float)
-    )
-
-
 def _best(entries: Entries, scores: Scores, limit: int) -> list[tuple[int, float]]:
     order = np.lexsort((entries, -scores))[:limit]
     return list(zip(entries[order].tolist(), scores[order].tolist(), strict=True))
-
-
-def _spoken(parsed: _Parsed) -> list[list[str]]:
-    """The phrases of more than a word; one of a word is a term like others."""
-    return [phrase for phrase in parsed.phrases if len(phrase) > 1]
 
 
 def _held(rankings: Sequence[Query], needs: Sequence[Query]) -> Query:

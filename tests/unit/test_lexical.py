@@ -246,6 +246,18 @@ def test_a_common_word_counts_though_rare_ones_decide_what_is_looked_at(
     assert found(large, "laminar flow", limit=40) == rare(found(large, "laminar flow", limit=400))
 
 
+def test_scores_are_those_of_tantivy_whichever_way_they_are_told(
+    large: LexicalIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "laminar flow plate"
+    by_tantivy = dict(large.search(text, limit=20))
+    monkeypatch.setattr(lexical, "ENOUGH", 1)
+    monkeypatch.setattr(lexical, "CHEAP", 0)
+    by_words = dict(large.search(text, limit=20))
+    assert by_words == pytest.approx(by_tantivy, rel=1e-5)
+    assert by_words != by_tantivy
+
+
 def test_where_rare_words_are_not_enough_common_ones_find_the_rest(
     large: LexicalIndex, monkeypatch: pytest.MonkeyPatch
 ) -> None:
