@@ -663,14 +663,7 @@ class Retriever:
         """What the indexes depend on besides the rows of the store."""
         languages = {"": self._settings.language, **self._languages}
         shard = (self._shard.number, self._shard.of)
-        return {"encoder": encoder, "languages": languages, "shard": list(shard), "counted": self._counted}
-
-    @property
-    def _counted(self) -> bool:
-        """Whether the words of each chunk are counted; tantivy's own constants need no counts."""
-        from actors.search.bm25 import K1, B
-
-        return self._shard.of > 1 or (self._settings.k1, self._settings.b) != (K1, B)
+        return {"encoder": encoder, "languages": languages, "shard": list(shard)}
 
     def _shelf(self, encoder: Encoder | None, snapshot: Snapshot | None = None) -> Shelf:
         from actors.search.dense import DenseIndex

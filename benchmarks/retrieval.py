@@ -16,6 +16,7 @@ import json
 import math
 import os
 import resource
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -46,6 +47,11 @@ TIMED_BATCHES = 8
 BATCHES = 150
 NOISE = 0.4
 """Length of the noise on a repeated vector: its cosine with the original is 0.93."""
+
+OPTIONS: dict[str, Any] = {"writer_memory_mb": 500, "max_query_terms": 64, "languages": ("english",)}
+"""Of the shelf whose speed is measured."""
+
+BUILT, FAST = "built.json", "fast.npz"
 
 Ranking = list[int]
 Searching = Callable[[Sequence[str], int], list[Ranking]]
@@ -79,6 +85,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cache", type=Path, help="folder that keeps the vectors of documents between runs")
     parser.add_argument("--chunks", type=int, action="append", default=[], help="measure speed over so many instead")
+    parser.add_argument("--indexes", type=Path, help="folder that keeps the indexes over them between runs")
     parser.add_argument("--out", type=Path, help="JSON file")
     options = parser.parse_args()
     root = Path(os.environ.get("GATHERUM_DATA", Path(__file__).parents[2] / "shared" / "data")) / "retrieval"
@@ -90,7 +97,7 @@ def main() -> None:
     keep = _keeper(options.cache)
     report: dict[str, Any]
     if options.chunks:
-        report = {"speed": [_speed(collections, encoder, keep, count) for count in options.chunks]}
+        report = {"speed": [_speed(collections, encoder, keep, count, options.indexes) for count in options.chunks]}
     else:
         scores: list[Score] = []
         for collection in collections:
@@ -280,29 +287,35 @@ def _show(scores: Sequence[Score]) -> None:
 # --- speed ---
 
 
-def _speed(collections: Sequence[Collection], encoder: OnnxEncoder, keep: Any, count: int) -> dict[str, Any]:
-    """Hybrid fast over so many chunks: the three collections, again and again, the vectors with noise."""
-    wholes = [
-        f"{title}\n{text}".strip() for one in collections for title, text in zip(one.titles, one.texts, strict=True)
-    ]
-    vectors = np.concatenate(
-        [keep(f"{one.name}.documents", lambda: np.empty((0, 0), np.float32)) for one in collections]
-    )
-    if len(vectors) != len(wholes):
-        raise SystemExit("Measure the quality first, with --cache: speed is measured over its vectors.")
-    quick = _fit(wholes, vectors, encoder, keep)
-    with tempfile.TemporaryDirectory() as folder:
-        asked = [text for one in collections for text in one.queries]
-        return _speed_in(Path(folder), wholes, asked, vectors, quick, count)
-
-
-def _speed_in(
-    folder: Path, wholes: Sequence[str], asked: Sequence[str], vectors: Vectors, quick: fast.FastEncoder, count: int
+def _speed(
+    collections: Sequence[Collection], encoder: OnnxEncoder, keep: Any, count: int, kept: Path | None
 ) -> dict[str, Any]:
-    about = (quick.dimension, quick.identity)
-    options: dict[str, Any] = {"writer_memory_mb": 500, "max_query_terms": 64, "languages": ("english",)}
-    (folder / "first").mkdir()
-    shelf = Shelf(dense=DenseIndex(*about), folder=folder / "first", **options)
+    """Hybrid fast over so many chunks: the three collections, again and again, the vectors with noise."""
+    asked = [text for one in collections for text in one.queries]
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = kept / str(count) if kept else Path(scratch) / "built"
+        if not (folder / BUILT).is_file():
+            wholes = [
+                f"{title}\n{text}".strip()
+                for one in collections
+                for title, text in zip(one.titles, one.texts, strict=True)
+            ]
+            vectors = np.concatenate(
+                [keep(f"{one.name}.documents", lambda: np.empty((0, 0), np.float32)) for one in collections]
+            )
+            if len(vectors) != len(wholes):
+                raise SystemExit("Measure the quality first, with --cache: speed is measured over its vectors.")
+            _build(folder, wholes, vectors, _fit(wholes, vectors, encoder, keep), count)
+        # A snapshot and what is made of it share their files, so they are on one disk.
+        with tempfile.TemporaryDirectory(dir=folder) as work:
+            return _speed_in(folder, Path(work), asked, count)
+
+
+def _build(folder: Path, wholes: Sequence[str], vectors: Vectors, quick: fast.FastEncoder, count: int) -> None:
+    """Write a snapshot of indexes over so many chunks, and what else is known of them."""
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "first").mkdir(parents=True)
+    shelf = Shelf(dense=DenseIndex(quick.dimension, quick.identity), folder=folder / "first", **OPTIONS)
     chance = np.random.default_rng(0)
     started, cpu = time.perf_counter(), time.process_time()
     for first in range(0, count, len(wholes)):
@@ -322,10 +335,19 @@ def _speed_in(
     account = shelf.save(folder / "snapshot")
     saved_s = time.perf_counter() - built
     shelf.close()
+    shutil.rmtree(folder / "first")
+    (folder / FAST).write_bytes(quick.to_bytes())
+    about = {"build_s": built_s, "build_cpu_s": built_cpu_s, "snapshot_s": saved_s}
+    (folder / BUILT).write_text(json.dumps({"account": account, "about": about}), encoding="utf-8")
+
+
+def _speed_in(folder: Path, work: Path, asked: Sequence[str], count: int) -> dict[str, Any]:
+    built = json.loads((folder / BUILT).read_text(encoding="utf-8"))
+    quick = fast.FastEncoder.from_bytes((folder / FAST).read_bytes())
+    chance = np.random.default_rng(1)
     loading = time.perf_counter()
-    (folder / "second").mkdir()
-    dense = DenseIndex.load(folder / "snapshot" / DENSE, *about)
-    shelf = Shelf.load(folder / "snapshot", account, dense=dense, folder=folder / "second", **options)
+    dense = DenseIndex.load(folder / "snapshot" / DENSE, quick.dimension, quick.identity)
+    shelf = Shelf.load(folder / "snapshot", built["account"], dense=dense, folder=work, **OPTIONS)
     loaded_s = time.perf_counter() - loading
     pieces = default_pieces()
     times, costs, parts = [], [], dict.fromkeys(("encode", "search"), 0.0)
@@ -344,9 +366,7 @@ def _speed_in(
             parts["search"] += done - encoded
     report = {
         "chunks": count,
-        "build_s": built_s,
-        "build_cpu_s": built_cpu_s,
-        "snapshot_s": saved_s,
+        **built["about"],
         "load_s": loaded_s,
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000,
         "queries_per_cpu_s": BATCH / float(np.mean(costs)),

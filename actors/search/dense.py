@@ -159,19 +159,19 @@ class DenseIndex:
                 for (at, near), nothing in zip(found, blank, strict=True)
             ]
 
-    def cosines(self, queries: Vectors, wanted: Sequence[Entries]) -> list[Cosines]:
-        """The cosines of each query with entries of its own; 0 for those that are not held.
+    def cosines(self, queries: Vectors, of: Entries, entries: Entries) -> Cosines:
+        """The cosines of entries, each with a query of its own; 0 for those that are not held.
 
         Args:
             queries: shape (queries, dimension).
-            wanted: entries for each query.
+            of: per entry its query.
+            entries: any.
         """
         with self._lock:
-            at, held = self._find(np.concatenate([np.empty(0, np.int64), *wanted]))
+            at, held = self._find(entries)
             near = np.zeros(len(at), np.float32)
-            of = np.repeat(np.arange(len(wanted)), [len(entries) for entries in wanted])[held]
-            near[held] = np.einsum("ed,ed->e", self._rows(at[held]), queries[of])
-        return np.split(near, np.cumsum([len(entries) for entries in wanted[:-1]])) if len(wanted) else []
+            near[held] = np.einsum("ed,ed->e", self._rows(at[held]), queries[of[held]])
+        return near
 
     def vectors(self, entries: Entries) -> Vectors:
         """The vectors of entries, as far as they are held; zeros for the others."""

@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+import numpy.typing as npt
 
 if TYPE_CHECKING:
     # Shards are merged where no encoder is: it would load the libraries of the indexes, 100 MB.
     from actors.search.encoder import Vectors
+
+Scores = npt.NDArray[np.float64]
 
 CLOSE: Final = 0.97
 """Cosine from which two passages are held against each other word for word. The cosine alone does not decide: of 401
@@ -33,41 +35,34 @@ RUN: Final = 3
 Hit = tuple[int, float]
 
 
-def fuse(signals: Iterable[tuple[float, Mapping[int, float]]]) -> list[Hit]:
-    """Fuse scored signals.
+def fuse(of: npt.NDArray[np.int64], signals: Sequence[tuple[Scores, Scores]]) -> Scores:
+    """Fuse scored signals, for many queries at once.
 
     The result does not depend on the order of the signals, nor on the unit of a signal's scores. An entry whose score
     rises in one of them, short of its best one, never loses.
 
     Args:
-        signals: (weight > 0, score by entry). Scores that are not above 0 count as 0, as absent ones do.
+        of: per candidate its query, ascending.
+        signals: per query the signal's weight, above 0, and per candidate its score there, NaN for none. Scores that
+            are not above 0 count as 0, as absent ones do.
 
     Returns:
-        (entry, score), best first, equal scores by ascending entry; a score is the sum of weight x score / best score.
+        Per candidate the sum of weight x score / best score for its query.
     """
-    totals: dict[int, float] = {}
-    parts: dict[int, list[float]] = {}
-    signals = [(weight, scores) for weight, scores in signals if scores]
-    several = len(signals) > 2
-    for weight, scores in signals:
-        top = max(scores.values())
-        # Where the best score is not above 0, nothing is alike.
-        factor = weight / top if top > 0 else 0.0
-        for entry, score in scores.items():
-            part = factor * score if score > 0 else 0.0
-            if entry in totals:
-                totals[entry] += part
-                if several:
-                    parts[entry].append(part)
-            else:
-                totals[entry] = part
-                if several:
-                    parts[entry] = [part]
-    # fsum rounds once, so that the order of more than two signals cannot show in the last digit.
-    totals.update((entry, math.fsum(summed)) for entry, summed in parts.items())
-    # Stable, and reversed all the same: equal ones stay by ascending entry.
-    order = sorted(sorted(totals), key=totals.__getitem__, reverse=True)
-    return [(entry, totals[entry]) for entry in order]
+    if not len(of):
+        return np.zeros(0)
+    first = np.flatnonzero(np.diff(of, prepend=-1))
+    sizes = np.diff(first, append=len(of))
+    parts = np.zeros((len(signals), len(of)))
+    for part, (weights, scores) in zip(parts, signals, strict=True):
+        np.fmax(scores, 0.0, out=part)
+        best = np.maximum.reduceat(part, first)
+        # Where the best score is not above 0, nothing is alike, and all of it is 0 already.
+        part /= np.repeat(np.where(best > 0, best, 1.0), sizes)
+        part *= weights[of]
+    # In order of size, so that the order of more than two signals cannot show in the last digit.
+    totals: Scores = np.sort(parts, axis=0).sum(axis=0)
+    return totals
 
 
 def merge(rankings: Iterable[Sequence[Hit]], *, limit: int) -> list[Hit]:
@@ -80,6 +75,11 @@ def merge(rankings: Iterable[Sequence[Hit]], *, limit: int) -> list[Hit]:
     return list(itertools.islice(heapq.merge(*rankings, key=_rank), limit))
 
 
+def alike(vectors: Vectors) -> bool:
+    """Whether any two passages may be near repetitions, by their vectors."""
+    return bool(_near(vectors).max(initial=0.0) >= CLOSE)
+
+
 def distinct(vectors: Vectors, text: Callable[[int], str], *, limit: int) -> list[int]:
     """Places of the first passages that are not near repetitions of one chosen before.
 
@@ -88,14 +88,14 @@ def distinct(vectors: Vectors, text: Callable[[int], str], *, limit: int) -> lis
         text: of the passage at a place; asked for those alone that are close to another.
         limit: passages wanted.
     """
-    close = np.tril(vectors @ vectors.T, -1) >= CLOSE
-    if not close.any():
+    near = _near(vectors)
+    if near.max(initial=0.0) < CLOSE:
         return list(range(min(limit, len(vectors))))
     chosen: list[int] = []
-    for place, near in enumerate(close):
+    for place in range(len(vectors)):
         if len(chosen) == limit:
             break
-        if not any(near[other] and repeats(text(place), text(other)) for other in chosen):
+        if not any(near[place, other] >= CLOSE and repeats(text(place), text(other)) for other in chosen):
             chosen.append(place)
     return chosen
 
@@ -105,6 +105,12 @@ def repeats(one: str, other: str) -> bool:
     first, second = _runs(one), _runs(other)
     shared = len(first & second)
     return shared > 0 and shared >= SAME * (len(first) + len(second) - shared)
+
+
+def _near(vectors: Vectors) -> npt.NDArray[np.float32]:
+    near: npt.NDArray[np.float32] = vectors @ vectors.T
+    np.fill_diagonal(near, 0.0)
+    return near
 
 
 def _runs(text: str) -> set[tuple[str, ...]]:

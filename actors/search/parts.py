@@ -107,24 +107,26 @@ def join(parts: Sequence[Part], *, limit: int, lexical_weight: float, dense_weig
     """
     names = sorted(name for part in parts for name in part.chunks)
     number = {name: place for place, name in enumerate(names)}
-    cosines: dict[int, float] = {}
-    by_words: list[list[Hit]] = []
-    by_cosine: list[list[Hit]] = []
-    for part in parts:
-        own = [number[name] for name in part.chunks]
-        known = ~np.isnan(part.cosines)
-        cosines.update((own[at], float(part.cosines[at])) for at in np.flatnonzero(known).tolist())
-        by_words.append(_ranking(own, part.lexical, ~np.isnan(part.lexical)))
-        by_cosine.append(_ranking(own, part.cosines, part.near))
-    lexical = dict(merge(by_words, limit=limit))
-    dense = dict(merge(by_cosine, limit=limit))
-    dense.update((entry, cosines[entry]) for entry in lexical if entry in cosines)
+    own = [[number[name] for name in part.chunks] for part in parts]
+    lexical, dense = np.full(len(names), np.nan), np.full(len(names), np.nan)
+    by_words = [_ranking(at, part.lexical, ~np.isnan(part.lexical)) for at, part in zip(own, parts, strict=True)]
+    by_cosine = [_ranking(at, part.cosines, part.near) for at, part in zip(own, parts, strict=True)]
+    for entry, score in merge(by_words, limit=limit):
+        lexical[entry] = score
+    closest = [entry for entry, _ in merge(by_cosine, limit=limit)]
+    for at, part in zip(own, parts, strict=True):
+        dense[at] = part.cosines
+    shown = ~np.isnan(lexical)
+    shown[closest] = True
+    dense[~shown] = np.nan
+    weights = np.array([[lexical_weight], [dense_weight]])
+    totals = fuse(np.zeros(len(names), np.int64), [(weights[0], lexical), (weights[1], dense)])
     ranked = []
-    for entry, score in fuse([(lexical_weight, lexical), (dense_weight, dense)]):
-        scores = {"lexical": lexical[entry]} if entry in lexical else {}
-        if entry in dense:
-            scores["dense"] = dense[entry]
-        ranked.append(Ranked(names[entry], score, scores))
+    for entry in np.lexsort((np.arange(len(names)), -totals)).tolist():
+        if shown[entry]:
+            signals = {"lexical": float(lexical[entry]), "dense": float(dense[entry])}
+            scores = {name: score for name, score in signals.items() if not np.isnan(score)}
+            ranked.append(Ranked(names[entry], float(totals[entry]), scores))
     return ranked
 
 

@@ -9,32 +9,37 @@ from __future__ import annotations
 
 import copy
 import heapq
+import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import orjson
 
 from actors.errors import InvalidInput
 from actors.messages import Passage, PublishedDocument, Query, Words
-from actors.search.bm25 import K1, B, Counts, Statistics
+from actors.search.bm25 import K1, B, Statistics
 from actors.search.contents import Contents
-from actors.search.dense import DenseIndex, Entries
+from actors.search.dense import Cosines, DenseIndex, Entries
 from actors.search.encoder import Vectors
 from actors.search.filters import Attributes, Filter
-from actors.search.fusion import Hit, distinct, fuse
-from actors.search.lexical import FIELDS, LexicalIndex, linked
+from actors.search.fusion import Scores, alike, distinct, fuse
+from actors.search.lexical import LexicalIndex, linked
 from actors.search.parts import ChunkName, Excerpt, Part, Survey
 
 CANDIDATES: Final = 70
 """Entries that each index gives for fusion, at least. Measured (nDCG@10, hybrid fast, 30 / 70 / 200): cranfield 0.411 /
 0.412 / 0.412, cacm 0.527 / 0.532 / 0.533, scifact 0.725 / 0.725 / 0.725."""
 
-LEXICAL, DENSE, CONTENTS, ENDS, DOCUMENTS = "lexical", "dense", "contents.bin", "ends.npy", "documents.json"
-COUNTS = "counts.npz"
+LEXICAL, BAGS, DENSE = "lexical", "bags", "dense"
+CONTENTS, ENDS, DOCUMENTS = "contents.bin", "ends.npy", "documents.json"
 """Names in a folder, of a snapshot or of one at work."""
+
+_ENTRY_BITS: Final = 40
+"""Of a number that is an entry and, above it, its query."""
 
 SPARE: Final = 20
 """Candidates beyond those wanted that near repetitions are replaced from."""
@@ -82,13 +87,27 @@ class _Held:
     documents: tuple[str, ...] | None = None
 
 
-@dataclass(slots=True)
-class _Lists:
-    """What the indexes gave for a query: score by entry, and which entries are the closest of all."""
+class _Candidates(NamedTuple):
+    """What the indexes gave for a batch of queries, each query's entries together and ascending.
 
-    lexical: dict[int, float] = field(default_factory=dict)
-    dense: dict[int, float] = field(default_factory=dict)
-    near: frozenset[int] = frozenset()
+    Attributes:
+        of: per candidate its query, ascending.
+        entries: which.
+        lexical: per candidate its score; NaN where the index did not give it.
+        dense: likewise.
+        near: whether it is among the closest; `dense` has the cosines of others too.
+    """
+
+    of: Entries
+    entries: Entries
+    lexical: Scores
+    dense: Scores
+    near: npt.NDArray[np.bool_]
+
+    def bounds(self, queries: int) -> list[int]:
+        """Where each query's candidates begin, and at last where those of the last one end."""
+        bounds: list[int] = np.searchsorted(self.of, np.arange(queries + 1)).tolist()
+        return bounds
 
 
 class Shelf:
@@ -120,7 +139,6 @@ class Shelf:
         b: float = B,
         shared: bool = False,
     ) -> None:
-        self._counts = Counts(FIELDS) if shared or (k1, b) != (K1, B) else None
         self._lexical = LexicalIndex(
             writer_memory_mb=writer_memory_mb,
             max_query_terms=max_query_terms,
@@ -128,7 +146,7 @@ class Shelf:
             folder=folder / LEXICAL if folder else None,
             k1=k1,
             b=b,
-            counts=self._counts,
+            shared=shared,
         )
         self._dense = dense
         self._attributes = Attributes()
@@ -253,7 +271,7 @@ class Shelf:
         Returns:
             What `load` wants to know.
         """
-        self._lexical.save(folder / LEXICAL)
+        self._lexical.save(folder / LEXICAL, folder / BAGS)
         if self._dense is not None:
             self._dense.save(folder / DENSE)
         account = self._contents.save(folder / CONTENTS, folder / ENDS)
@@ -262,8 +280,6 @@ class Shelf:
             for each in self._documents.values()
         ]
         (folder / DOCUMENTS).write_bytes(orjson.dumps(rows))
-        if self._counts is not None:
-            self._counts.save(folder / COUNTS)
         return {"contents": account, "fields": self._lexical.fields}
 
     @classmethod
@@ -296,16 +312,11 @@ class Shelf:
             shared: likewise.
 
         Raises:
-            ValueError, OSError, KeyError, IndexError: it is not what was saved.
+            ValueError, OSError, KeyError: it is not what was saved.
         """
-        rows = orjson.loads((snapshot / DOCUMENTS).read_bytes())
         linked(snapshot / LEXICAL, folder / LEXICAL)
         contents = Contents.load(snapshot / CONTENTS, snapshot / ENDS, account["contents"], folder / CONTENTS)
         shelf = cls.__new__(cls)
-        shelf._counts = None
-        if shared or (k1, b) != (K1, B):
-            living = (entry for *_, start, stop in rows for entry in range(start, stop))
-            shelf._counts = Counts.load(snapshot / COUNTS, FIELDS, living)
         shelf._lexical = LexicalIndex(
             writer_memory_mb=writer_memory_mb,
             max_query_terms=max_query_terms,
@@ -314,7 +325,8 @@ class Shelf:
             fields=account["fields"],
             k1=k1,
             b=b,
-            counts=shelf._counts,
+            shared=shared,
+            bags=snapshot / BAGS,
         )
         shelf._dense = dense
         shelf._attributes = Attributes()
@@ -322,7 +334,7 @@ class Shelf:
         shelf._documents, shelf._numbers, shelf._collections = {}, {}, {}
         shelf._inside, shelf._whole, shelf._leaving = {}, {}, []
         held = 0
-        for name, title, collection, metadata, start, stop in rows:
+        for name, title, collection, metadata, start, stop in orjson.loads((snapshot / DOCUMENTS).read_bytes()):
             shelf._note(_Document(name, title, collection, metadata, range(start, stop)))
             held += stop - start
         if held != len(shelf._lexical):
@@ -351,22 +363,26 @@ class Shelf:
             Per query its passages, or why its filter makes no sense.
         """
         found: list[list[Passage] | InvalidInput] = [[] for _ in wanted]
-        lists, refused = self._ask(wanted, vectors)
+        candidates, refused = self._ask(wanted, vectors)
         for place, error in refused.items():
             found[place] = error
-        ranked = {
-            place: fuse([(wanted[place].lexical_weight, given.lexical), (wanted[place].dense_weight, given.dense)])
-            for place, given in lists.items()
+        weights = [[item.lexical_weight for item in wanted], [item.dense_weight for item in wanted]]
+        lexical_weights, dense_weights = np.array(weights).reshape(2, len(wanted))
+        signals = [(lexical_weights, candidates.lexical), (dense_weights, candidates.dense)]
+        totals = fuse(candidates.of, signals)
+        order = np.lexsort((candidates.entries, -totals, candidates.of))
+        bounds = candidates.bounds(len(wanted))
+        heads = {
+            place: order[bounds[place] : min(bounds[place] + item.query.limit + SPARE, bounds[place + 1])]
+            for place, item in enumerate(wanted)
+            if place not in refused
         }
-        limits = {place: wanted[place].query.limit for place in ranked}
-        for place, hits in self._distinct(ranked, limits).items():
-            found[place] = self._passages(hits, lists[place], limits[place])
+        for place, head in self._distinct(candidates.entries, heads, wanted).items():
+            found[place] = self._passages(candidates, totals, head, wanted[place].query.limit)
         return found
 
-    def _ask(
-        self, wanted: Sequence[Wanted], vectors: Vectors | None
-    ) -> tuple[dict[int, _Lists], dict[int, InvalidInput]]:
-        """What the indexes give for each query, and which have filters that make no sense, by their places."""
+    def _ask(self, wanted: Sequence[Wanted], vectors: Vectors | None) -> tuple[_Candidates, dict[int, InvalidInput]]:
+        """What the indexes give, and which queries have filters that make no sense, by their places."""
         vectors = None if self._dense is None else vectors
         refused: dict[int, InvalidInput] = {}
         held: dict[int, _Held] = {}
@@ -376,25 +392,11 @@ class Shelf:
                 held[place] = self._hold(item, known, dense=vectors is not None and bool(vectors[place].any()))
             except InvalidInput as error:
                 refused[place] = error
-        lists = {place: _Lists() for place in held}
-        for place, hold in held.items():
-            query = wanted[place].query
-            if query.mode != "dense" or vectors is None:
-                hits = self._lexical.search(
-                    query.text,
-                    collections=query.collections,
-                    documents=hold.documents,
-                    limit=max(query.limit, CANDIDATES),
-                    statistics=wanted[place].statistics or self._statistics(query),
-                )
-                lists[place].lexical = dict(hits)
-        if vectors is not None:
-            self._ask_dense(wanted, vectors, held, lists)
-        return lists, refused
+        return self._candidates(wanted, vectors, held), refused
 
     def _statistics(self, query: Query) -> Statistics | None:
         """What a query's words are scored by, where tantivy's own will not do."""
-        if self._counts is None and self._is_all(query.collections):
+        if not self._lexical.rescores and self._is_all(query.collections):
             return None
         return self._lexical.statistics(query.text, collections=query.collections)
 
@@ -418,18 +420,15 @@ class Shelf:
 
     def parts(self, wanted: Sequence[Wanted], vectors: Vectors | None) -> list[Part]:
         """This shard's part of the answer to each query, which has statistics."""
-        lists, _ = self._ask(wanted, vectors)
-        return [self._part(lists[place]) for place in range(len(wanted))]
+        given, _ = self._ask(wanted, vectors)
+        bounds = given.bounds(len(wanted))
+        return [self._part(given, start, end) for start, end in itertools.pairwise(bounds)]
 
-    def _part(self, given: _Lists) -> Part:
-        named = {entry: self._name(entry) for entry in given.lexical.keys() | given.dense.keys()}
-        held = [(entry, name) for entry, name in named.items() if name is not None]
-        return Part(
-            tuple(name for _, name in held),
-            np.array([given.lexical.get(entry, np.nan) for entry, _ in held], np.float64),
-            np.array([given.dense.get(entry, np.nan) for entry, _ in held], np.float64),
-            np.array([entry in given.near for entry, _ in held], np.bool_),
-        )
+    def _part(self, given: _Candidates, start: int, end: int) -> Part:
+        named = [(at, self._name(entry)) for at, entry in enumerate(given.entries[start:end].tolist(), start)]
+        held = [(at, name) for at, name in named if name is not None]
+        chosen = np.array([at for at, _ in held], np.int64)
+        return Part(tuple(name for _, name in held), given.lexical[chosen], given.dense[chosen], given.near[chosen])
 
     def _name(self, entry: int) -> ChunkName | None:
         # A commit between the search and here may have taken the document away.
@@ -446,8 +445,8 @@ class Shelf:
         vectors = self._dense.vectors(np.array(entries, np.int64)) if self._dense is not None else None
         found: list[Excerpt | None] = []
         for place, entry in enumerate(entries):
-            shown = self._passages([(entry, 0.0)], _Lists(), 1) if entry >= 0 else []
-            found.append(Excerpt(shown[0], None if vectors is None else vectors[place]) if shown else None)
+            shown = self._passage(entry, 0.0, {}) if entry >= 0 else None
+            found.append(Excerpt(shown, None if vectors is None else vectors[place]) if shown else None)
         return found
 
     def _hold(self, item: Wanted, known: dict[Any, _Held], *, dense: bool) -> _Held:
@@ -490,79 +489,118 @@ class Shelf:
                 entries = self._inside[collections] = _entries([each.entries for each in found if each is not None])
         return _Held(entries, documents)
 
+    def _candidates(self, wanted: Sequence[Wanted], vectors: Vectors | None, held: Mapping[int, _Held]) -> _Candidates:
+        """What the indexes give, put together by query and entry."""
+        places: list[int] = []
+        entries: list[int] = []
+        scores: list[float] = []
+        for place, hold in held.items():
+            query = wanted[place].query
+            if query.mode != "dense" or vectors is None:
+                hits = self._lexical.search(
+                    query.text,
+                    collections=query.collections,
+                    documents=hold.documents,
+                    limit=max(query.limit, CANDIDATES),
+                    statistics=wanted[place].statistics or self._statistics(query),
+                )
+                places += [place] * len(hits)
+                entries += [entry for entry, _ in hits]
+                scores += [score for _, score in hits]
+        by_words = np.array(places, np.int64) << _ENTRY_BITS | np.array(entries, np.int64)
+        asked, by_vectors, cosines = self._ask_dense(wanted, vectors, held)
+        keys, at = np.unique(np.concatenate([by_words, by_vectors]), return_inverse=True)
+        of, which = keys >> _ENTRY_BITS, keys & ((1 << _ENTRY_BITS) - 1)
+        lexical, dense = np.full(len(keys), np.nan), np.full(len(keys), np.nan)
+        lexical[at[: len(by_words)]] = scores
+        dense[at[len(by_words) :]] = cosines
+        near = ~np.isnan(dense)
+        if self._dense is not None and vectors is not None:
+            # Of those found by their words alone the cosines too, or they would count as unlike.
+            other = np.flatnonzero(np.isnan(dense) & asked[of])
+            dense[other] = self._dense.cosines(vectors, of[other], which[other])
+        return _Candidates(of, which, lexical, dense, near)
+
     def _ask_dense(
-        self, wanted: Sequence[Wanted], vectors: Vectors, held: Mapping[int, _Held], lists: Mapping[int, _Lists]
-    ) -> None:
+        self, wanted: Sequence[Wanted], vectors: Vectors | None, held: Mapping[int, _Held]
+    ) -> tuple[npt.NDArray[np.bool_], Entries, Scores]:
+        """Per query whether it was asked; then per hit its query and entry in one number, and its cosine."""
+        asked = np.zeros(len(wanted), np.bool_)
+        keys: list[Entries] = [np.empty(0, np.int64)]
+        cosines: list[Cosines] = [np.empty(0, np.float32)]
+        if self._dense is not None and vectors is not None:
+            # Those that are held to the same go together: one product of matrices for all of them.
+            groups: dict[int, list[int]] = {}
+            for place in held:
+                if wanted[place].query.mode != "lexical" and vectors[place].any():
+                    groups.setdefault(id(held[place].entries), []).append(place)
+            for group in groups.values():
+                limit = max(CANDIDATES, *(wanted[place].query.limit for place in group))
+                hits = self._dense.search(vectors[group], limit=limit, allowed=held[group[0]].entries)
+                for place, (entries, near) in zip(group, hits, strict=True):
+                    # Not as many as another of the batch wants: what a query finds must not depend on its company.
+                    own = max(CANDIDATES, wanted[place].query.limit)
+                    keys.append(place << _ENTRY_BITS | entries[:own])
+                    cosines.append(near[:own])
+                asked[group] = True
+        return asked, np.concatenate(keys), np.concatenate(cosines).astype(np.float64)
+
+    def _distinct(self, entries: Entries, heads: Mapping[int, Entries], wanted: Sequence[Wanted]) -> dict[int, Entries]:
+        """Per query its best candidates without near repetitions of one before, some more than are wanted."""
         dense = self._dense
         if dense is None:
-            return
-        # Those that are held to the same go together: one product of matrices for all of them.
-        groups: dict[int, list[int]] = {}
-        for place in held:
-            if wanted[place].query.mode != "lexical" and vectors[place].any():
-                groups.setdefault(id(held[place].entries), []).append(place)
-        for group in groups.values():
-            limit = max(CANDIDATES, *(wanted[place].query.limit for place in group))
-            hits = dense.search(vectors[group], limit=limit, allowed=held[group[0]].entries)
-            for place, (entries, near) in zip(group, hits, strict=True):
-                # Not as many as another of the batch wants: what a query finds must not depend on its company.
-                own = max(CANDIDATES, wanted[place].query.limit)
-                lists[place].dense = dict(zip(entries[:own].tolist(), near[:own].tolist(), strict=True))
-                lists[place].near = frozenset(lists[place].dense)
-        # Of those found by their words alone the cosines too, or they would count as unlike.
-        asked = [place for group in groups.values() for place in group]
-        others = [np.array([*lists[place].lexical.keys() - lists[place].dense.keys()], np.int64) for place in asked]
-        for place, entries, near in zip(asked, others, dense.cosines(vectors[asked], others), strict=True):
-            lists[place].dense.update(zip(entries.tolist(), near.tolist(), strict=True))
+            return dict(heads)
+        firsts = {place: head[: wanted[place].query.limit] for place, head in heads.items()}
+        vectors = dense.vectors(entries[np.concatenate([np.empty(0, np.int64), *firsts.values()])])
+        chosen, start = {}, 0
+        for place, first in firsts.items():
+            head, own = heads[place], vectors[start : start + len(first)]
+            start += len(first)
+            # What comes after those that are wanted takes the place of those that repeat another.
+            if alike(own):
+                own = dense.vectors(entries[head])
+                head = head[distinct(own, self._text_of(entries[head]), limit=len(head))]
+            chosen[place] = head
+        return chosen
 
-    def _distinct(self, ranked: Mapping[int, Sequence[Hit]], limits: Mapping[int, int]) -> dict[int, list[Hit]]:
-        """Per query its hits without near repetitions of one before, some more than are wanted."""
-        heads = {place: list(hits[: limits[place] + SPARE]) for place, hits in ranked.items()}
-        if self._dense is None:
-            return heads
-        entries = [entry for hits in heads.values() for entry, _ in hits]
-        vectors = self._dense.vectors(np.array(entries, np.int64))
-        first = 0
-        for place, hits in heads.items():
-            own = vectors[first : first + len(hits)]
-            first += len(hits)
-            heads[place] = [hits[at] for at in distinct(own, self._text_of(hits), limit=len(hits))]
-        return heads
-
-    def _passages(self, hits: Sequence[Hit], given: _Lists, limit: int) -> list[Passage]:
+    def _passages(self, given: _Candidates, totals: Scores, head: Entries, limit: int) -> list[Passage]:
         passages: list[Passage] = []
-        for entry, score in hits:
+        columns = (given.entries[head], totals[head], given.lexical[head], given.dense[head])
+        for entry, score, lexical, dense in zip(*(column.tolist() for column in columns), strict=True):
             if len(passages) == limit:
                 break
-            kept = self._contents.get(entry)
-            # A commit between the search and here may have taken the document away.
-            document = self._numbers.get(kept.document)
-            if document is None:
-                continue
             scores = {}
-            if entry in given.lexical:
-                scores["lexical"] = given.lexical[entry]
-            if entry in given.dense:
-                scores["dense"] = given.dense[entry]
-            passages.append(
-                Passage(
-                    document.document_id,
-                    document.title,
-                    document.collection,
-                    kept.page,
-                    kept.start,
-                    kept.end,
-                    kept.text,
-                    Words(kept.words),
-                    score,
-                    scores,
-                    kept.kind,
-                )
-            )
+            if lexical == lexical:  # not NaN
+                scores["lexical"] = lexical
+            if dense == dense:
+                scores["dense"] = dense
+            passage = self._passage(entry, score, scores)
+            if passage is not None:
+                passages.append(passage)
         return passages
 
-    def _text_of(self, hits: Sequence[Hit]) -> Callable[[int], str]:
-        return lambda place: self._contents.get(hits[place][0]).text
+    def _passage(self, entry: int, score: float, scores: dict[str, float]) -> Passage | None:
+        kept = self._contents.get(entry)
+        # A commit between the search and here may have taken the document away.
+        document = self._numbers.get(kept.document)
+        if document is None:
+            return None
+        return Passage(
+            document.document_id,
+            document.title,
+            document.collection,
+            kept.page,
+            kept.start,
+            kept.end,
+            kept.text,
+            Words(kept.words),
+            score,
+            scores,
+            kept.kind,
+        )
+
+    def _text_of(self, entries: Entries) -> Callable[[int], str]:
+        return lambda place: self._contents.get(int(entries[place])).text
 
 
 def _entries(ranges: Sequence[range]) -> Entries:

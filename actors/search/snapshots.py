@@ -23,10 +23,10 @@ from typing import Any, Final
 from actors.messages import Change
 from actors.search.dense import CorruptSnapshot, checksum
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 _MANIFEST: Final = "snapshot.json"
-_CHECKED: Final = ("lexical", "ends.npy", "documents.json", "counts.npz")
-"""What the manifest has the checksums of, as far as it is there; the dense index and the texts have their own."""
+_CHECKED: Final = ("lexical", "bags", "ends.npy", "documents.json")
+"""What the manifest has the checksums of; the dense index and the texts have their own."""
 
 
 @dataclass(frozen=True, slots=True)

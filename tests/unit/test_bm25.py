@@ -6,16 +6,15 @@ import math
 from collections.abc import Iterable, Sequence
 from functools import reduce
 from operator import add
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from actors.search.bm25 import K1, B, Counts, Curve, Statistics, floored
+from actors.search.bm25 import K1, B, Curve, Statistics, floored
 from actors.search.language import content_stems, stems
-from actors.search.lexical import FIELDS, HEADING_BOOST, TITLE_BOOST, LexicalIndex
+from actors.search.lexical import HEADING_BOOST, TITLE_BOOST, LexicalIndex
 
 WORDS = ("moon", "probe", "wing", "flow", "bread", "oven", "icy", "haze")
 Entry = tuple[str, str]  # title, text
@@ -27,10 +26,9 @@ queries = st.lists(st.sampled_from(WORDS), min_size=1, max_size=5).map(" ".join)
 
 
 def index_of(
-    entries: Sequence[Entry], collections: Sequence[str] = (), *, k1: float = K1, b: float = B, counted: bool = True
+    entries: Sequence[Entry], collections: Sequence[str] = (), *, k1: float = K1, b: float = B, shared: bool = True
 ) -> LexicalIndex:
-    counts = Counts(FIELDS) if counted else None
-    index = LexicalIndex(writer_memory_mb=15, max_query_terms=64, k1=k1, b=b, counts=counts)
+    index = LexicalIndex(writer_memory_mb=15, max_query_terms=64, k1=k1, b=b, shared=shared)
     for number, (title, text) in enumerate(entries):
         collection = collections[number] if collections else "c"
         index.add(number, document_id=f"d{number}", collection=collection, title=title, text=text)
@@ -88,8 +86,8 @@ def test_any_k1_and_b_give_what_the_formula_gives(entries: list[Entry], text: st
 @settings(max_examples=20, deadline=None)
 @given(corpora, queries)
 def test_with_its_own_constants_it_gives_what_tantivy_gives(entries: list[Entry], text: str) -> None:
-    counted, simple = index_of(entries), index_of(entries, counted=False)
-    ours = dict(counted.search(text, limit=20, statistics=counted.statistics(text)))
+    scored, simple = index_of(entries), index_of(entries, shared=False)
+    ours = dict(scored.search(text, limit=20, statistics=scored.statistics(text)))
     theirs = dict(simple.search(text, limit=20))
     assert ours == pytest.approx(theirs, rel=1e-5)
     assert dict(simple.search(text, limit=20, statistics=simple.statistics(text))) == pytest.approx(theirs, rel=1e-5)
@@ -121,8 +119,8 @@ def test_the_best_of_shards_are_the_best_of_the_whole(
 def test_a_collection_knows_nothing_of_the_others() -> None:
     own = [("", "the moon is icy"), ("", "the probe saw the moon moon")]
     others = [("", "moon moon haze"), ("", "probe"), ("", "icy icy probe flow wing bread oven")]
-    alone = index_of(own, counted=False)
-    mixed = index_of([*own, *others], ["c", "c", "x", "x", "x"], counted=False)
+    alone = index_of(own, shared=False)
+    mixed = index_of([*own, *others], ["c", "c", "x", "x", "x"], shared=False)
     statistics = mixed.statistics("icy moon", collections=["c"])
     assert statistics.chunks == 2
     assert statistics.holding == alone.statistics("icy moon").holding
@@ -138,7 +136,6 @@ def test_what_was_deleted_counts_no_more() -> None:
     entries = [("", "moon moon"), ("", "moon haze"), ("", "icy moon probe flow")]
     index = index_of(entries, k1=0.9, b=0.4)
     index.delete("d0", range(1))
-    index.delete("d0", range(1))
     index.add(3, document_id="d3", collection="c", title="", text="haze")
     index.commit()
     again = index_of([*entries[1:], ("", "haze")], k1=0.9, b=0.4)
@@ -146,36 +143,6 @@ def test_what_was_deleted_counts_no_more() -> None:
     found = index.search("moon haze", limit=9, statistics=index.statistics("moon haze"))
     wanted = again.search("moon haze", limit=9, statistics=again.statistics("moon haze"))
     assert [(entry - 1, score) for entry, score in found] == wanted
-
-
-def test_entries_that_were_given_up_half_way_are_not_counted() -> None:
-    counts = Counts(FIELDS)
-    counts.add(2, "english", {"text": ["moon"]})
-    counts.remove(range(5))
-    counts.add(3, "english", {"text": ["moon", "haze"]})
-    counts.commit()
-    assert (counts.total, counts.words["text_english"]) == (1, 2)
-
-
-def test_counts_go_on_from_a_snapshot(tmp_path: Path) -> None:
-    counts = Counts(FIELDS)
-    counts.add(0, "english", {"title": ["titan"], "text": ["titan", "moon", "moon"]})
-    counts.add(1, "german", {"text": ["mond"]})
-    counts.add(2, "english", {"text": ["haze"]})
-    counts.remove([2])
-    counts.commit()
-    counts.save(tmp_path / "counts.npz")
-    again = Counts.load(tmp_path / "counts.npz", FIELDS, [0, 1])
-    assert again.total == counts.total == 2
-    assert again.words == counts.words
-    curves = {"text_english": Curve(1.2, 0.75, 2.0)}
-    for held in (counts, again):
-        scores = held.scores([0, 1], {("text_english", "moon"): 2.0}, curves)
-        assert scores == pytest.approx([2.0 * curves["text_english"].part(2, 3), 0.0])
-        held.add(3, "english", {"text": ["moon"]})
-        held.commit()
-    assert again.words == counts.words
-    assert again.longest == 3
 
 
 def test_lengths_are_kept_in_few_steps() -> None:

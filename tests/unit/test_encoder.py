@@ -139,3 +139,15 @@ def test_any_text_has_pieces(text: str) -> None:
 
 def test_unit_leaves_nothing_as_it_is() -> None:
     assert unit(np.array([[3, 4], [0, 0]], np.float32)).tolist() == [pytest.approx([0.6, 0.8]), [0, 0]]
+
+
+@given(st.lists(st.text(st.characters(max_codepoint=0x17F), max_size=60), max_size=4))
+def test_words_that_are_remembered_have_the_pieces_that_a_text_is_cut_into(texts: list[str]) -> None:
+    opening, closing = default().sequences([""])[0]
+    whole = default().sequences(texts)
+    assert [[opening, *pieces, closing] for pieces in default().pieces(texts)] == whole
+
+
+def test_pieces_are_cut_to_the_longest_sequence() -> None:
+    cut = WordPieces(VOCABULARY, max_tokens=8)
+    assert [len(ids) for ids in cut.pieces(["wing " * 20, "flügel " * 20, "wing"])] == [8, 8, 1]

@@ -9,13 +9,30 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.search.fusion import Hit, distinct, fuse, merge, repeats
+from actors.search import fusion
+from actors.search.fusion import Hit, distinct, merge, repeats
 
 Signals = list[tuple[float, dict[int, float]]]
 
 scores = st.dictionaries(st.integers(0, 30), st.floats(-1, 100), max_size=12)
 signal = st.tuples(st.floats(0.1, 10), scores)
 signals = st.lists(signal, max_size=5)
+
+
+def fuse(lists: Signals, *beside: Signals) -> list[Hit]:
+    """The ranking of one query, fused together with others."""
+    queries = (lists, *beside)
+    candidates = [
+        (query, entry) for query, of in enumerate(queries) for entry in sorted({entry for _, by in of for entry in by})
+    ]
+    signals = []
+    for number in range(max(map(len, queries))):
+        given = [of[number] if number < len(of) else (1.0, {}) for of in queries]
+        scores = [given[query][1].get(entry, np.nan) for query, entry in candidates]
+        signals.append((np.array([weight for weight, _ in given]), np.array(scores)))
+    totals = fusion.fuse(np.array([query for query, _ in candidates], np.int64), signals)
+    hits = [(entry, total) for (query, entry), total in zip(candidates, totals.tolist(), strict=True) if query == 0]
+    return sorted(hits, key=lambda hit: (-hit[1], hit[0]))
 
 
 def test_adds_up_shares_of_the_best_score() -> None:
@@ -39,6 +56,11 @@ def test_the_order_of_the_signals_does_not_matter(lists: Signals, random: Random
     shuffled = lists.copy()
     random.shuffle(shuffled)
     assert fuse(shuffled) == fuse(lists)
+
+
+@given(signals, signals)
+def test_queries_do_not_see_each_other(lists: Signals, others: Signals) -> None:
+    assert fuse(lists, others) == fuse(lists)
 
 
 @given(signals)

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from actors.search import lexical
 from actors.search.language import content_stems, language, stems
 from actors.search.lexical import LexicalIndex
 from config.settings import LANGUAGES
@@ -155,7 +156,7 @@ def test_terms_beyond_the_cap_and_repeated_ones_are_ignored(index: LexicalIndex)
 
 def test_what_was_not_committed_is_not_seen(index: LexicalIndex) -> None:
     index.add(9, document_id="d9", collection="moons", title="Enceladus", text="Ice.")
-    index.delete("d2")
+    index.delete("d2", range(2, 3))
     assert found(index, "Enceladus volcanoes") == [2]
     assert len(index) == 4
     index.commit()
@@ -164,7 +165,7 @@ def test_what_was_not_committed_is_not_seen(index: LexicalIndex) -> None:
 
 
 def test_deleting_takes_only_what_was_added_before(index: LexicalIndex) -> None:
-    index.delete("d2")
+    index.delete("d2", range(2, 3))
     index.add(20, document_id="d2", collection="moons", title="Io", text="Volcanoes again.")
     index.commit()
     assert found(index, "volcanoes") == [20]
@@ -217,3 +218,60 @@ def test_any_text_can_be_searched_for(text: str) -> None:
 def test_every_language_has_a_stemmer(name: str) -> None:
     assert len(language(name).stems("one two \ud800")) >= 2
     assert isinstance(language(name).content_stems("one two"), list)
+
+
+@pytest.fixture(scope="module")
+def large() -> LexicalIndex:
+    """Entries that all hold a common word, every tenth of collection `a` a rare one as well."""
+    index = LexicalIndex(writer_memory_mb=15, max_query_terms=8)
+    for entry in range(400):
+        text = "flow " * (1 + entry % 7) + "plate " * (entry % 3) + ("laminar" if entry % 10 == 0 else "")
+        index.add(entry, document_id=f"d{entry}", collection="a" if entry < 360 else "b", title="", text=text)
+    index.commit()
+    return index
+
+
+def rare(entries: list[int]) -> list[int]:
+    return [entry for entry in entries if entry % 10 == 0]
+
+
+def test_a_common_word_counts_though_rare_ones_decide_what_is_looked_at(
+    large: LexicalIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = [entry for entry, _ in large.search("laminar flow plate", limit=5)]
+    monkeypatch.setattr(lexical, "ENOUGH", 1)
+    monkeypatch.setattr(lexical, "CHEAP", 0)
+    monkeypatch.setattr(lexical, "SCORED", 10)
+    assert found(large, "laminar flow plate", limit=5) == whole == rare(whole)
+    assert found(large, "laminar flow", limit=40) == rare(found(large, "laminar flow", limit=400))
+
+
+def test_scores_are_those_of_tantivy_whichever_way_they_are_told(
+    large: LexicalIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "laminar flow plate"
+    by_tantivy = dict(large.search(text, limit=20))
+    monkeypatch.setattr(lexical, "ENOUGH", 1)
+    monkeypatch.setattr(lexical, "CHEAP", 0)
+    by_words = dict(large.search(text, limit=20))
+    assert by_words == pytest.approx(by_tantivy, rel=1e-5)
+    assert by_words != by_tantivy
+
+
+def test_where_rare_words_are_not_enough_common_ones_find_the_rest(
+    large: LexicalIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lexical, "ENOUGH", 1)
+    monkeypatch.setattr(lexical, "CHEAP", 0)
+    entries = found(large, "laminar flow", limit=50)
+    assert len(entries) == 50
+    assert entries[:40] == rare(entries)
+
+
+def test_rare_words_of_other_collections_are_not_enough(large: LexicalIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lexical, "ENOUGH", 1)
+    monkeypatch.setattr(lexical, "CHEAP", 0)
+    entries = found(large, "laminar flow", "b", limit=10)
+    assert len(entries) == 10
+    assert min(entries) >= 360
+    assert len(large.search("laminar flow", documents=["d1", "d2"], limit=10)) == 2

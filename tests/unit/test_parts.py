@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -49,6 +50,20 @@ def test_each_signal_gives_no_more_than_its_best(scores: Scores, limit: int) -> 
     ranked = join([cut(scores, 20)], limit=limit, lexical_weight=1.0, dense_weight=1.0)
     assert sum("lexical" in hit.scores for hit in ranked) == min(limit, sum(a is not None for a, _ in scores.values()))
     assert [hit.score for hit in ranked] == sorted((hit.score for hit in ranked), reverse=True)
+
+
+def test_what_is_cut_off_weighs_on_nothing() -> None:
+    # A graph may miss what is closest of all, and words find it.
+    part = Part(
+        (("a", 0), ("b", 0), ("c", 0)),
+        np.array([2.0, 1.0, np.nan]),
+        np.array([0.1, 0.9, 0.5]),
+        np.array([False, False, True]),
+    )
+    first, second = join([part], limit=1, lexical_weight=1.0, dense_weight=1.0)
+    assert first.chunk == ("a", 0)
+    assert first.score == pytest.approx(1.2)
+    assert (second.chunk, second.score, second.scores) == (("c", 0), 1.0, {"dense": 0.5})
 
 
 def test_surveys_add_up() -> None:

@@ -13,7 +13,7 @@ from actors.messages import Chunk, Embeddings, Mode, Passage, PublishedDocument,
 from actors.search.dense import DenseIndex
 from actors.search.encoder import Vectors, unit
 from actors.search.filters import parse
-from actors.search.shelf import Shelf, Wanted
+from actors.search.shelf import CANDIDATES, Shelf, Wanted
 
 SUBJECTS = ("moon", "bread", "wing")
 TEXTS: dict[str, tuple[str, str, str, dict[str, Any]]] = {
@@ -192,8 +192,8 @@ def test_how_rare_a_word_is_is_counted_in_the_collections_that_are_searched() ->
         hits = [held.search(Query(text, ("space",))) for held in (alone, beside)]
         order = [[(hit.document_id, hit.page) for hit in found] for found in hits]
         assert order[0] == order[1]
-    statistics = [held._lexical.statistics("icy moon planet", collections=("space",)) for held in (alone, beside)]
-    assert statistics[0] == statistics[1]
+    own, among = (held._lexical.statistics("icy moon planet", collections=("space",)) for held in (alone, beside))
+    assert (own.chunks, own.holding) == (among.chunks, among.holding)
 
 
 def test_a_collection_is_gone_with_its_last_document(shelf: Shelf) -> None:
@@ -228,3 +228,22 @@ def test_another_k1_goes_through_a_snapshot(tmp_path: Path) -> None:
     plain.commit()
     assert [hit.score for hit in plain.search(Query("moon probe wing"))] != [hit.score for hit in found]
     assert [hit.scores for hit in plain.search(Query("moon probe wing"))] != [hit.scores for hit in found]
+
+
+def test_a_part_has_the_closest_and_what_words_found_whatever_else_is_asked() -> None:
+    held = Shelf(writer_memory_mb=15, max_query_terms=8, dense=DenseIndex(len(SUBJECTS), "m"), shared=True)
+    count = CANDIDATES + 20
+    held.put(document("m", "space", *["A moon."] * count, vectors=about(*["moon"] * count)))
+    held.put(document("b", "kitchen", "Some bread.", vectors=about("bread")))
+    held.commit()
+    queries = [Query("bread", limit=5), Query("bread", limit=count)]
+    wanted = [Wanted(query, statistics=held.survey(query).statistics) for query in queries]
+    alone = held.parts(wanted[:1], about("moon"))[0]
+    beside, more = held.parts(wanted, about("moon", "moon"))
+    assert alone.near.sum() == beside.near.sum() == CANDIDATES
+    assert more.near.sum() == count
+    assert alone.chunks == beside.chunks
+    by_words = alone.chunks.index(("b", 0))
+    assert not alone.near[by_words]
+    assert alone.cosines[by_words] == pytest.approx(0.0, abs=1e-3)
+    assert np.flatnonzero(~np.isnan(alone.lexical)).tolist() == [by_words]

@@ -1,0 +1,217 @@
+"""Bags: the words of each entry, counted, so that its score can be told without a look at any posting list.
+
+An inverted index says which entries hold a word, and to ask it for a common word costs as much as there are entries
+that hold it. Asked for the rare words of a query alone, it names the few entries that may be best; what common words
+add to these is looked up here. That also leaves BM25's k1 and b to us.
+
+An entry's words are in rows of eight, and a hash over field and stem says in which row a word would be: so a score
+takes a look at one row for each word of the query, however long the text. In a row it is known by 24 bits of the hash,
+and taken for another once in some four million looks.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import zlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from actors.search.bm25 import floored
+
+ROW: Final = 8
+"""Words in a row, 32 bytes of which numpy copies at once."""
+
+FILLED: Final = 5
+"""Words that a row holds on the average, before some prove too full and there are more of them: 550 bytes an entry."""
+
+TIMES: Final = 0xFF
+"""Of what is in a row, the bits that say how often the word occurs; the others are the hash's."""
+
+Rows = npt.NDArray[np.uint32]
+Entries = npt.NDArray[np.int64]
+Scores = npt.NDArray[np.float64]
+
+
+class Terms(NamedTuple):
+    """The words of a query, each in a field.
+
+    Attributes:
+        keys: as `key` gives them.
+        fields: numbers of the fields.
+        weights: of the words in the score: how rare they are, and how much they count in this field and query.
+        averages: words that their fields have on the average.
+    """
+
+    keys: npt.NDArray[np.int64]
+    fields: npt.NDArray[np.int64]
+    weights: Scores
+    averages: Scores
+
+
+class Bags:
+    """The words of entries. See the module's docstring.
+
+    `add` and `remove` belong to one writing thread; scores may be told in others at the same time.
+
+    Args:
+        fields: their names.
+    """
+
+    def __init__(self, fields: Sequence[str]) -> None:
+        self._fields = {name: number for number, name in enumerate(fields)}
+        # The rows of an entry are from its bound to the next one's, at least one.
+        self._bounds = np.zeros(1024, np.int64)
+        self._lengths = np.zeros((1024, len(fields)), np.int32)
+        self._rows: Rows = np.zeros((1024, ROW), np.uint32)
+        self._count = 0
+        self._size = 0
+        # By field: the words of all entries that are not removed, and of the longest there was.
+        self._words = np.zeros(len(fields), np.int64)
+        self._longest = np.zeros(len(fields), np.int64)
+
+    def field(self, name: str) -> int:
+        """Number of a field."""
+        return self._fields[name]
+
+    def words(self) -> dict[str, int]:
+        """Words of all entries that are not removed, by field; fields without any are left out."""
+        return {name: total for name, total in zip(self._fields, self._words.tolist(), strict=True) if total}
+
+    def longest(self) -> int:
+        """Words of the longest field there was."""
+        return int(self._longest.max(initial=0))
+
+    def length(self, entry: int, field: int) -> int:
+        """Words in a field of an entry, as far as scores see."""
+        return int(floored(self._lengths[entry, field]))
+
+    def add(self, entry: int, stems: Mapping[str, Sequence[str]]) -> None:
+        """Take the words of an entry in.
+
+        Args:
+            entry: greater than all before.
+            stems: of each field that has any, repeats included.
+        """
+        if entry < self._count:
+            raise ValueError(f"entry {entry} is there, or before one that is")
+        keys: list[int] = []
+        times: list[int] = []
+        lengths = [0] * len(self._fields)
+        for name, found in stems.items():
+            lengths[self._fields[name]] = len(found)
+            counted = Counter(found)
+            keys += [key(name, stem) for stem in counted]
+            times += [min(number, 255) for number in counted.values()]
+        rows = _in_rows(np.array(keys, np.uint32), np.array(times, np.uint32))
+        if entry + 1 >= len(self._bounds):
+            self._bounds, self._lengths = _grown(self._bounds, entry + 2), _grown(self._lengths, entry + 2)
+        # Numbers that are left out have an empty row each.
+        start = self._size + entry - self._count
+        end = start + len(rows)
+        if end > len(self._rows):
+            self._rows = _grown(self._rows, end)
+        self._rows[start:end] = rows
+        self._lengths[entry] = lengths
+        self._bounds[self._count : entry + 1] = np.arange(self._size, start + 1)
+        self._bounds[entry + 1] = end
+        self._count, self._size = entry + 1, end
+        self._words = self._words + self._lengths[entry]
+        self._longest = np.maximum(self._longest, self._lengths[entry])
+
+    def remove(self, entries: range) -> None:
+        """Count the words of entries no more, as far as these were added. No entry may come twice."""
+        self._words = self._words - self._lengths[entries.start : entries.stop].sum(axis=0, dtype=np.int64)
+
+    def scores(self, entries: Entries, terms: Terms, *, k1: float, b: float) -> Scores:
+        """BM25 of entries (Robertson and Zaragoza, "The Probabilistic Relevance Framework", 2009).
+
+        Args:
+            entries: any that were added.
+            terms: of the query, each once.
+            k1: 0 for no difference between once and often.
+            b: 0 for no difference between long and short.
+        """
+        count = len(entries)
+        first = self._bounds[entries]
+        # Shape (terms, entries): the row where an entry would have a term.
+        at = (terms.keys[:, None] * (self._bounds[entries + 1] - first) >> 32) + first
+        slots = self._rows[at.ravel()].ravel()
+        # What is the same but for the times is wanted; an empty slot is like a word that never occurs.
+        slots ^= np.repeat((terms.keys & ~TIMES).astype(np.uint32), count * ROW)
+        found = np.flatnonzero(slots - np.uint32(1) < TIMES)
+        term, place = np.divmod(found // ROW, max(count, 1))
+        times = slots[found].astype(np.float64)
+        length = floored(self._lengths[entries[place], terms.fields[term]]) / terms.averages[term]
+        parts = terms.weights[term] * (k1 + 1) * times / (times + k1 * (1 - b + b * length))
+        # Term by term: summed in another order an entry's score would differ in the last digit from shard to shard.
+        scores: Scores = np.bincount(place, parts, count).astype(np.float64)
+        return scores
+
+    # --- snapshots ---
+
+    def save(self, folder: Path) -> None:
+        """Write all entries into a folder, which is made."""
+        folder.mkdir()
+        np.save(folder / "bounds.npy", self._bounds[: self._count + 1])
+        np.save(folder / "lengths.npy", self._lengths[: self._count + 1])
+        np.save(folder / "rows.npy", self._rows[: self._size])
+        np.save(folder / "sums.npy", np.stack([self._words, self._longest]))
+
+    @classmethod
+    def load(cls, folder: Path, fields: Sequence[str]) -> Bags:
+        """Map what was saved; the first entry that is added copies it.
+
+        Raises:
+            ValueError, OSError: it is not what was saved.
+        """
+        bags = cls(fields)
+        bounds, lengths, rows, sums = (
+            # As plain arrays: numpy's own class for what is mapped makes every access slower.
+            np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False))
+            for name in ("bounds", "lengths", "rows", "sums")
+        )
+        size = int(bounds[-1]) if len(bounds) else -1
+        if (lengths.shape, rows.shape, sums.shape) != ((len(bounds), len(fields)), (size, ROW), (2, len(fields))):
+            raise ValueError("the words of the entries are damaged")
+        bags._bounds, bags._lengths, bags._rows = bounds, lengths, rows
+        bags._count, bags._size = len(bounds) - 1, size
+        bags._words, bags._longest = sums
+        return bags
+
+
+def key(field: str, stem: str) -> int:
+    """What a stem in a field is known by."""
+    return zlib.crc32(stem.encode("utf-8", "surrogatepass"), _salt(field))
+
+
+@functools.cache
+def _salt(field: str) -> int:
+    return zlib.crc32(field.encode())
+
+
+def _in_rows(keys: npt.NDArray[np.uint32], times: npt.NDArray[np.uint32]) -> Rows:
+    """Words in as few rows as it takes for none to be too full."""
+    count = max(1, math.ceil(len(keys) / FILLED))
+    while True:
+        row = (keys.astype(np.int64) * count >> 32).astype(np.int64)
+        sizes = np.bincount(row, minlength=count)
+        if sizes.max() <= ROW:
+            break
+        count += 1 + count // 8
+    order = np.argsort(row, kind="stable")
+    places = np.arange(len(keys)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    rows = np.zeros((count, ROW), np.uint32)
+    rows[row[order], places] = (keys[order] & np.uint32(~TIMES & 0xFFFFFFFF)) | times[order]
+    return rows
+
+
+def _grown(array: npt.NDArray[Any], least: int) -> npt.NDArray[Any]:
+    grown = np.zeros((max(least, 2 * len(array)), *array.shape[1:]), array.dtype)
+    grown[: len(array)] = array
+    return grown

@@ -1,0 +1,152 @@
+"""Bags: the score of an entry is BM25's own, whatever was added, removed, saved or hashed alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from actors.search.bags import Bags, Terms, key
+
+FIELDS = ("title", "text")
+Entry = dict[str, list[str]]
+
+word = st.sampled_from(["moon", "io", "ice", "wing", "a", "été"])
+entry = st.fixed_dictionaries({"text": st.lists(word, min_size=1, max_size=12)}, optional={"title": st.lists(word)})
+entries = st.lists(entry, min_size=1, max_size=8)
+weights = st.dictionaries(st.tuples(st.sampled_from(FIELDS), word), st.floats(0.1, 5), max_size=6)
+constants = st.tuples(st.floats(0, 3), st.floats(0, 1))
+
+
+def filled(held: Sequence[Entry]) -> Bags:
+    made = Bags(FIELDS)
+    for number, stems in enumerate(held):
+        made.add(number, stems)
+    return made
+
+
+def terms(of: dict[tuple[str, str], float], averages: dict[str, float] | None = None) -> Terms:
+    keys = np.array([key(name, stem) for name, stem in of], np.int64)
+    fields = np.array([FIELDS.index(name) for name, _ in of], np.int64)
+    lengths = np.array([(averages or {}).get(name, 1.0) for name, _ in of], np.float64)
+    return Terms(keys, fields, np.array([*of.values()], np.float64), lengths)
+
+
+def expected(
+    held: Sequence[Entry], of: dict[tuple[str, str], float], averages: dict[str, float], k1: float, b: float
+) -> list[float]:
+    scores = []
+    for one in held:
+        score = 0.0
+        for (name, stem), weight in of.items():
+            times = one.get(name, []).count(stem)
+            if times:
+                share = len(one[name]) / averages[name]
+                score += weight * (k1 + 1) * times / (times + k1 * (1 - b + b * share))
+        scores.append(score)
+    return scores
+
+
+@given(entries, weights, constants)
+def test_scores_are_those_of_the_formula(
+    held: list[Entry], of: dict[tuple[str, str], float], how: tuple[float, float]
+) -> None:
+    k1, b = how
+    averages = {"title": 2.5, "text": 7.0}
+    found = filled(held).scores(np.arange(len(held)), terms(of, averages), k1=k1, b=b)
+    assert found == pytest.approx(expected(held, of, averages, k1, b))
+
+
+@given(entries, weights, st.data())
+def test_any_entries_in_any_order(held: list[Entry], of: dict[tuple[str, str], float], data: st.DataObject) -> None:
+    asked = data.draw(st.lists(st.integers(0, len(held) - 1)))
+    made = filled(held)
+    whole = made.scores(np.arange(len(held)), terms(of), k1=1.2, b=0.75)
+    part = made.scores(np.array(asked, np.int64), terms(of), k1=1.2, b=0.75)
+    assert part.tolist() == whole[asked].tolist()
+
+
+def test_words_are_those_of_what_is_not_removed() -> None:
+    made = filled([{"title": ["moon"], "text": ["moon", "io"]}, {"text": ["ice"] * 100}])
+    assert made.words() == {"title": 1, "text": 102}
+    made.remove(range(1, 2))
+    assert made.words() == {"title": 1, "text": 2}
+    assert made.longest() == 100
+
+
+def test_entries_that_were_given_up_half_way_are_not_counted() -> None:
+    made = Bags(FIELDS)
+    made.add(2, {"text": ["moon"]})
+    made.remove(range(5))
+    made.add(5, {"text": ["moon", "ice"]})
+    assert made.words() == {"text": 2}
+
+
+def test_lengths_are_as_coarse_as_those_of_tantivy() -> None:
+    made = filled([{"text": ["moon"] * 41}])
+    assert made.length(0, made.field("text")) == 40
+    assert made.length(0, made.field("title")) == 0
+    made = filled([{"text": ["moon", *["io"] * others]} for others in (38, 39, 40)])
+    shorter, one, other = made.scores(np.arange(3), terms({("text", "moon"): 1.0}), k1=1.2, b=0.75).tolist()
+    assert shorter > one == other
+
+
+def test_numbers_may_be_left_out_but_none_comes_twice() -> None:
+    made = Bags(FIELDS)
+    made.add(3, {"text": ["moon"]})
+    made.add(2000, {"text": ["moon"]})
+    found = made.scores(np.array([0, 3, 4, 2000]), terms({("text", "moon"): 1.0}), k1=1.2, b=0.75)
+    assert found.tolist() == [0.0, 1.0, 0.0, 1.0]
+    for taken in (2000, 7):
+        with pytest.raises(ValueError, match="is there"):
+            made.add(taken, {})
+
+
+def test_rows_that_would_be_too_full_are_more() -> None:
+    stems = [f"w{number}" for number in range(600)]
+    of = {("text", stem): 1.0 for stem in stems}
+    held: list[Entry] = [{"text": stems}, {"text": stems[::3]}, {"text": ["other"]}]
+    found = filled(held).scores(np.arange(3), terms(of), k1=1.2, b=0)
+    assert found == pytest.approx(expected(held, of, {"text": 1.0}, 1.2, 0))
+
+
+def test_no_words_and_no_entries_are_no_score() -> None:
+    made = filled([{"text": ["moon"]}])
+    assert made.scores(np.array([0]), terms({}), k1=1.2, b=0.75).tolist() == [0.0]
+    assert made.scores(np.array([], np.int64), terms({("text", "moon"): 1.0}), k1=1.2, b=0.75).tolist() == []
+
+
+def test_what_was_saved_is_there_again_and_can_grow(tmp_path: Path) -> None:
+    held: list[Entry] = [{"title": ["io"], "text": ["moon", "io", "io"]}, {"text": ["ice"]}]
+    of = {("text", "io"): 1.0, ("title", "io"): 0.2}
+    made = filled(held)
+    made.save(tmp_path / "bags")
+    loaded = Bags.load(tmp_path / "bags", FIELDS)
+    for bags in (made, loaded):
+        bags.remove(range(1, 2))
+        bags.add(2, {})
+        bags.add(3, {"text": ["io", "ice"]})
+    asked = np.array([0, 1, 2, 3])
+    one, other = (bags.scores(asked, terms(of), k1=1.2, b=0.75).tolist() for bags in (made, loaded))
+    assert one == other
+    assert one[3] > 0
+    assert made.words() == loaded.words() == {"title": 1, "text": 5}
+    assert loaded.longest() == 3
+    assert Bags.load(tmp_path / "bags", FIELDS).scores(asked[:2], terms(of), k1=1.2, b=0.75)[0] > 0
+
+
+def test_an_empty_one_can_be_saved(tmp_path: Path) -> None:
+    Bags(FIELDS).save(tmp_path / "bags")
+    loaded = Bags.load(tmp_path / "bags", FIELDS)
+    loaded.add(0, {"text": ["moon"]})
+    assert loaded.scores(np.array([0]), terms({("text", "moon"): 1.0}), k1=1.2, b=0.75).tolist() == [1.0]
+
+
+def test_one_of_other_fields_is_refused(tmp_path: Path) -> None:
+    filled([{"text": ["moon"]}]).save(tmp_path / "bags")
+    with pytest.raises(ValueError, match="damaged"):
+        Bags.load(tmp_path / "bags", ("text",))
