@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,7 +68,8 @@ def test_a_database_that_changes_under_a_question_breaks_nothing(system: System,
         answer = ask(system, "What is the mean radius of Titan?")
         assert answer["partial"]
         [why] = answer["degraded"]
-        assert why.startswith("sql:sky: not_found: The source 'sky' has no column 'name' in a table 'moons'")
+        # Told by the schema, or by the database where the schema has just been looked at.
+        assert re.match("sql:sky: (not_found|invalid_input): .* no (such )?column", why)
         system.run("sources", "refresh", "sky")
         system.eventually(lambda: ask(system, "Titan")["rows"], "the names to be read again")
         assert not ask(system, "Titan")["partial"]

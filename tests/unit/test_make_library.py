@@ -10,7 +10,9 @@ import pymupdf
 import pytest
 from stores import DEFAULTS
 
-from actors.messages import Source
+from actors.deadline import Deadline
+from actors.messages import Link, LinkedEntity, Parameter, Source, StoredLookup
+from actors.search import matching
 from actors.sql.evidence import Finder
 from actors.sql.sources import Sources
 from examples import make_library
@@ -123,6 +125,24 @@ async def test_its_names_are_offered_to_questions(library: Path) -> None:
     names = {(value.table, value.value) for value in values if value.column == "name"}
     assert {("planets", "Saturn"), ("moons", "Titan"), ("missions", "Cassini\N{EN DASH}Huygens")} <= names
     assert {value.column for value in values} <= {"name", "discoverer"}
+
+
+async def test_its_lookup_is_called_for_and_finds_the_moons_of_a_planet(library: Path) -> None:
+    text = (Path(make_library.__file__).parent / "moons_of_planet.toml").read_text(encoding="utf-8")
+    told = tomllib.loads(text)
+    parameters = tuple(Parameter(**parameter) for parameter in told.pop("parameters"))
+    lookup = StoredLookup("solar", **told, parameters=parameters)
+    question = "How many moons does Saturn have?"
+    saturn = LinkedEntity("Saturn", "VALUE", 20, 26, (Link("value", None, "solar", "planets", "name", "Saturn"),))
+    [match] = matching.choose(question, (saturn,), [lookup])
+    settings = DEFAULTS.sources.model_copy(update={"sqlite_root": str(library)})
+    sources = Sources(settings, store_path=None)
+    source, finder = Source("solar", "sqlite", DATABASE), Finder(settings, sources)
+    await finder.check(source, lookup, Deadline.after(10))
+    [row] = (await finder.run(source, lookup, match.call, 5, Deadline.after(10))).rows
+    await sources.close()
+    moons = [moon for moon in FACTS["moons"] if moon["planet"] == "Saturn"]
+    assert row.columns == {"moons": len(moons), "largest_radius_km": 2574.7, "largest": "Titan"}
 
 
 # --- the figures agree with the laws of physics, so that a slip of the pen is found ---------------------------------
