@@ -23,11 +23,12 @@ install: $(VENV)/.installed
 run: $(VENV)/.installed
 	$(if $(PORT),GATHERUM_API__PORT=$(PORT)) $(BIN)/python -m examples.first_light
 
-# Unit tests first and side by side: they tell of most defects in two minutes. Those that start a cluster have the machine
-# to themselves.
+# Unit tests first: they tell of most defects in two minutes. Those that start a cluster have the machine to themselves.
 test: lint
 	$(BIN)/python -m pytest --numprocesses 2 tests/unit
-	$(BIN)/python -m pytest tests/acceptance tests/integration
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not ray" tests/integration
+	$(BIN)/python -m pytest -m ray tests/integration
+	$(BIN)/python -m pytest tests/acceptance
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

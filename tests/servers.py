@@ -274,6 +274,12 @@ def postgresql_url(postgresql_server: Server) -> str:
 
 
 @pytest.fixture(scope="session")
+def source_mariadb() -> Iterator[Server]:
+    """A MariaDB of their own for sources: a user who may see all of a server would see the stores of other tests."""
+    yield from _serve("mysql")
+
+
+@pytest.fixture(scope="session")
 def mariadb_url(mariadb_server: Server) -> str:
     """The same on MariaDB."""
     return mariadb_server.url(mariadb_server.create_database())

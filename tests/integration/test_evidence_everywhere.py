@@ -78,7 +78,7 @@ async def reading(root: Path, source: Source) -> AsyncIterator[Finder]:
         update={
             "sqlite_root": str(root),
             "allow_hosts": (f"127.0.0.1:{source.port}",) if source.port else (),
-            "timeout_s": 5,
+            "timeout_s": 20,
             "exclude": ("*.email",),
         }
     )

@@ -89,7 +89,7 @@ def fill(connection: Connection) -> None:
 def value_for(column: ColumnClause[Any]) -> Any:
     if isinstance(column.type, JSON):
         return {"a": ["é"]}
-    if column.name in ("collection", "name"):
+    if column.name in ("collection", "name", "source"):  # some refer to others
         return "main"
     return {int: 1, float: 1.5, str: "é", bytes: b"\x00\xff", bool: True}[column.type.python_type]
 

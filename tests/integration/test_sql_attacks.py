@@ -126,7 +126,7 @@ def shops(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Kind, pytest.Fi
                 shop.in_sqlite(folder / "shop.db")
                 made[kind] = Shop(kind, str(folder / "shop.db"), None, folder)
             else:
-                server = request.getfixturevalue({"postgresql": "postgresql_server", "mysql": "mariadb_server"}[kind])
+                server = request.getfixturevalue({"postgresql": "postgresql_server", "mysql": "source_mariadb"}[kind])
                 made[kind] = Shop(kind, shop.MAKERS[kind](server), server, server.folder)
         return made[kind]
 

@@ -101,8 +101,8 @@ def postgresql(postgresql_server: Server) -> Source:
 
 
 @pytest.fixture(scope="module")
-def mysql(mariadb_server: Server) -> Source:
-    return _on(mariadb_server, "mysql")
+def mysql(source_mariadb: Server) -> Source:
+    return _on(source_mariadb, "mysql")
 
 
 def _on(server: Server, kind: Any) -> Source:
@@ -116,7 +116,7 @@ def _on(server: Server, kind: Any) -> Source:
 def _their_ports(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     """The servers of tests are not where servers usually are."""
     ports = {}
-    for kind, fixture in (("postgresql", "postgresql_server"), ("mysql", "mariadb_server")):
+    for kind, fixture in (("postgresql", "postgresql_server"), ("mysql", "source_mariadb")):
         if fixture in request.fixturenames:
             ports[kind] = request.getfixturevalue(fixture).port
     monkeypatch.setattr("actors.sql.sources.PORTS", ports)
@@ -144,7 +144,7 @@ async def test_the_same_queries_give_the_same_rows(
     postgresql: Source,
     mysql: Source,
     postgresql_server: Server,
-    mariadb_server: Server,
+    source_mariadb: Server,
 ) -> None:
     shop.in_sqlite(tmp_path / "shop.db")
     assert len(QUERIES) >= 30
@@ -178,7 +178,7 @@ async def test_types_of_postgresql_survive(sources: Sources, postgresql: Source,
     )
 
 
-async def test_types_of_mysql_survive(sources: Sources, mysql: Source, mariadb_server: Server) -> None:
+async def test_types_of_mysql_survive(sources: Sources, mysql: Source, source_mariadb: Server) -> None:
     sql = (
         "SELECT CAST(1.10 AS DECIMAL(10,2)), 12345678901234567890.123456789, DATE '2020-02-29',"
         " TIMESTAMP '2020-02-29 12:00:00.5', TIME '-100:30:00', X'00ff', NULL, 18446744073709551615, -1, 0.1e0,"
@@ -193,7 +193,7 @@ async def test_types_of_mysql_survive(sources: Sources, mysql: Source, mariadb_s
 
 
 async def test_a_server_says_who_its_user_is_and_what_there_is(
-    sources: Sources, postgresql: Source, mysql: Source, postgresql_server: Server, mariadb_server: Server
+    sources: Sources, postgresql: Source, mysql: Source, postgresql_server: Server, source_mariadb: Server
 ) -> None:
     for source in (postgresql, mysql):
         source = replace(source, name=source.kind)
@@ -218,7 +218,7 @@ async def test_a_server_says_who_its_user_is_and_what_there_is(
 
 
 async def test_a_plan_names_the_table_that_is_read_as_a_whole(
-    sources: Sources, postgresql: Source, mysql: Source, postgresql_server: Server, mariadb_server: Server
+    sources: Sources, postgresql: Source, mysql: Source, postgresql_server: Server, source_mariadb: Server
 ) -> None:
     for source in (postgresql, mysql):
         source = replace(source, name=source.kind)
@@ -246,7 +246,7 @@ async def test_the_schema_is_remembered_until_it_is_asked_for_anew(
 
 
 async def test_who_is_not_let_in_is_told_so_and_no_more(
-    sources: Sources, postgresql: Source, mysql: Source, postgresql_server: Server, mariadb_server: Server
+    sources: Sources, postgresql: Source, mysql: Source, postgresql_server: Server, source_mariadb: Server
 ) -> None:
     vault = Vault(Path("/nonexistent/key"), variables=["*"], environ={WRONG: "wrong-secret"})
     wrong = Sources(DEFAULTS.sources.model_copy(update={"allow_hosts": ("127.0.0.0/8",)}), store_path=None, vault=vault)
@@ -268,9 +268,9 @@ async def test_loopback_is_closed_unless_it_was_opened(postgresql: Source, postg
 
 @pytest.mark.parametrize("kind", ["postgresql", "mysql"])
 async def test_the_store_is_never_a_source(
-    sources: Sources, kind: str, postgresql: Source, mysql: Source, postgresql_server: Server, mariadb_server: Server
+    sources: Sources, kind: str, postgresql: Source, mysql: Source, postgresql_server: Server, source_mariadb: Server
 ) -> None:
-    server, source = (postgresql_server, postgresql) if kind == "postgresql" else (mariadb_server, mysql)
+    server, source = (postgresql_server, postgresql) if kind == "postgresql" else (source_mariadb, mysql)
     name = shop.MAKERS[server.kind](server)
     for table in ("alembic_version", "idempotency_keys", "superseded", "counters", "mentions"):
         server.administer(f"CREATE TABLE {table} (n int)", name)
@@ -289,11 +289,11 @@ async def test_tls_is_used_where_there_is_some_insisted_on_and_verified(
     postgresql: Source,
     mysql: Source,
     postgresql_server: Server,
-    mariadb_server: Server,
+    source_mariadb: Server,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    server, source = (postgresql_server, postgresql) if kind == "postgresql" else (mariadb_server, mysql)
+    server, source = (postgresql_server, postgresql) if kind == "postgresql" else (source_mariadb, mysql)
     is_encrypted = {
         "postgresql": "SELECT ssl::int FROM pg_stat_ssl WHERE pid = pg_backend_pid()",
         "mysql": "SELECT variable_value <> '' FROM information_schema.session_status"
@@ -340,14 +340,14 @@ async def test_tls_is_used_where_there_is_some_insisted_on_and_verified(
 
 
 async def test_a_statement_ends_on_the_server_with_its_client(
-    sources: Sources, postgresql: Source, mysql: Source, postgresql_server: Server, mariadb_server: Server
+    sources: Sources, postgresql: Source, mysql: Source, postgresql_server: Server, source_mariadb: Server
 ) -> None:
     busy = {
         "postgresql": "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'gatherum' AND state = 'active'",
         "mysql": "SELECT count(*) FROM information_schema.processlist WHERE user LIKE 'shop%' AND command <> 'Sleep'",
     }
     endless = "SELECT count(*) FROM track a, track b, track c, track d, track e"
-    for source, server in ((postgresql, postgresql_server), (mysql, mariadb_server)):
+    for source, server in ((postgresql, postgresql_server), (mysql, source_mariadb)):
         running = asyncio.create_task(ask(sources, source, endless, seconds=30))
         while await asyncio.to_thread(server.administer, busy[source.kind]) != "1\n":  # noqa: ASYNC110
             await asyncio.sleep(0.02)
@@ -361,7 +361,7 @@ async def test_a_statement_ends_on_the_server_with_its_client(
 
 
 async def test_a_slow_source_holds_up_no_other_and_fills_up(
-    postgresql: Source, mysql: Source, postgresql_server: Server, mariadb_server: Server
+    postgresql: Source, mysql: Source, postgresql_server: Server, source_mariadb: Server
 ) -> None:
     few = loopback(max_concurrent=2, max_waiting=3)
     slow = "SELECT count(*) FROM track a, track b, track c, track d, track e"
@@ -378,9 +378,9 @@ async def test_a_slow_source_holds_up_no_other_and_fills_up(
 
 @pytest.mark.parametrize("kind", ["postgresql", "mysql"])
 async def test_a_server_that_is_killed_in_mid_query_is_away_until_it_is_back(
-    sources: Sources, kind: str, postgresql: Source, mysql: Source, postgresql_server: Server, mariadb_server: Server
+    sources: Sources, kind: str, postgresql: Source, mysql: Source, postgresql_server: Server, source_mariadb: Server
 ) -> None:
-    server, source = (postgresql_server, postgresql) if kind == "postgresql" else (mariadb_server, mysql)
+    server, source = (postgresql_server, postgresql) if kind == "postgresql" else (source_mariadb, mysql)
     slow = "SELECT count(*) FROM track a, track b, track c, track d, track e"
     running = asyncio.create_task(ask(sources, source, slow, seconds=20))
     await asyncio.sleep(0.5)
