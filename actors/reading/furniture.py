@@ -120,12 +120,13 @@ def margins(page: Page) -> Margins:
     return Margins(page.number, () if alone else tuple(found))
 
 
-def collect(pages: Iterable[Margins], *, reach: float = SAME_HEIGHT) -> Furniture:
+def collect(pages: Iterable[Margins], *, reach: float = SAME_HEIGHT, least: int = 0) -> Furniture:
     """What repeats over some pages.
 
     Args:
         pages: in ascending order.
         reach: by how much a row may stand higher or lower from page to page, points.
+        least: pages that a row must be on, where they are not all of a short document.
     """
     texts: defaultdict[tuple[bool, str], list[_Place]] = defaultdict(list)
     numbers: defaultdict[tuple[bool, int], list[_Place]] = defaultdict(list)
@@ -138,7 +139,7 @@ def collect(pages: Iterable[Margins], *, reach: float = SAME_HEIGHT) -> Furnitur
                 texts[row.bottom, pattern].append(place)
             for number in _page_numbers(row.text):
                 numbers[row.bottom, number - page.number].append(place)
-    need = REPEATS if count > REPEATS else 2
+    need = max(least, REPEATS if count > REPEATS else 2)
     return Furniture(
         frozenset(
             (*key, _middle(group))
