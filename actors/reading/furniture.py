@@ -233,7 +233,8 @@ def _steady(group: Sequence[_Place], need: int) -> bool:
 def _paginated(pattern: str, group: Sequence[_Place]) -> bool:
     """Whether they are a head of some words with a number at its end that goes up with the pages, if not one by one.
 
-    So it is where some pages of a book were scanned and others were not.
+    So it is where some pages of a book were scanned and others were not. Somewhere two follow each other all the same;
+    years and volumes in the titles of tables do not.
     """
     words = pattern.split()
     if len(words) <= HEAD_WORDS:
@@ -241,7 +242,8 @@ def _paginated(pattern: str, group: Sequence[_Place]) -> bool:
     for end in (0, -1):
         if words[end] == NUMBER:
             run = sorted((place.page, place.numbers[end]) for place in group)
-            if all(after[1] - before[1] >= after[0] - before[0] > 0 for before, after in itertools.pairwise(run)):
+            steps = [(after[0] - before[0], after[1] - before[1]) for before, after in itertools.pairwise(run)]
+            if all(number >= page > 0 for page, number in steps) and any(number == page for page, number in steps):
                 return True
     return False
 
