@@ -90,18 +90,21 @@ def read_range(path: str, part: Range, setup: Setup) -> tuple[Report, tuple[Page
 
     Raises:
         EncryptedPdf, DocumentTooLarge, ReadingFailed, UnknownPage: the range cannot be read.
-        Unavailable: Tesseract or a language pack is missing on this node.
+        Unavailable: pages are to be recognised, and Tesseract or a language pack is missing on this node.
     """
     from actors.reading import furniture, pages
 
     settings = setup.settings
-    try:
-        # At the first task of a process, and not when the first scan comes, which may be page 800: nodes differ.
-        check_ocr(settings.ocr_languages)
-    except ReadingFailed as error:
-        # Of the node and not of the pages, which another node can read.
-        logs.get().error("node_cannot_recognise", node=socket.gethostname(), error=error.detail)
-        raise Unavailable(f"A node that reads pages is not set up for it. {error.detail}") from None
+    if part.whys:
+        try:
+            with limits.clock(settings.page_timeout_s):
+                check_ocr(settings.ocr_languages)
+        except ReadingFailed as error:
+            # Of the node and not of the pages, which another node can read.
+            logs.get().error("node_cannot_recognise", node=socket.gethostname(), error=error.detail)
+            raise Unavailable(
+                "A node that reads pages is not set up for scanned ones. The log has the details."
+            ) from None
     found: list[Page] = []
     scanned: list[tuple[int, Why]] = []
     budgets = _budgets(part, settings.page_timeout_s)

@@ -487,14 +487,19 @@ def mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return str(tmp_path / "a.pdf")
 
 
-def test_a_node_without_a_language_pack_says_so_before_it_reads(mixed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_node_without_a_language_pack_reads_text_and_no_scans(mixed: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(languages: tuple[str, ...]) -> None:
         raise ReadingFailed(f"Tesseract has no language pack {languages[0]}.")
 
     monkeypatch.setattr(tasks, "check_ocr", missing)
-    with capture_logs() as lines, pytest.raises(Unavailable, match=r"A node .* no language pack eng"):
-        read_range(mixed, Range((1,)), setup(load({})))
-    assert [line["event"] for line in lines] == ["node_cannot_recognise"]
+    report, _ = read_range(mixed, Range((1, 2)), setup(load({})))
+    assert (report.done, report.scanned) == ((1,), ((2, "absent"),))
+    with capture_logs() as lines, pytest.raises(Unavailable, match="not set up for scanned ones") as refusal:
+        read_range(mixed, Range((2,), ("absent",)), setup(load({})))
+    assert [(line["event"], line["error"]) for line in lines] == [
+        ("node_cannot_recognise", "Tesseract has no language pack eng.")
+    ]
+    assert "eng" not in refusal.value.detail
 
 
 def test_a_text_range_leaves_scanned_pages(mixed: str, settings: Settings) -> None:
@@ -596,7 +601,8 @@ def test_all_that_is_done_about_a_page_shares_its_time(
     monkeypatch.setattr(ocr, "read", lambda *_, **__: [Page(number, 1, 1, "", Words()) for number in (2, 3)])
     armed.clear()
     read_range(mixed, Range((2, 3), ("absent", "absent")), wanted)
-    assert armed == [7, 7, 14, 13, 12, 11, 10, 9]
+    # Besides, to see what Tesseract has.
+    assert armed == [7, 7, 7, 14, 13, 12, 11, 10, 9]
 
 
 def test_models_are_loaded_in_time_of_their_own_and_slow_pages_leave_some_for_their_chunks(
