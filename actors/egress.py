@@ -195,6 +195,7 @@ class Guard:
             raise InvalidInput(f"The URL has blanks or backslashes, or more than {MAX_URL_CHARS:,} characters.")
         try:
             url = httpx.URL(text) if base is None else base.join(text)
+            _ = url.host  # decoded only when it is asked for, and not every name that begins like a coded one can be
         except (httpx.InvalidURL, ValueError):
             raise InvalidInput("The URL is not valid.") from None
         if url.scheme not in PORTS:

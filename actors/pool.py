@@ -122,19 +122,19 @@ class Pool:
                 avoid = replica
                 if method not in self._idempotent:
                     # It may or may not have run; only the caller can find out.
-                    raise Unavailable(f"The {self._role} role went away during a call. Try again.") from error
+                    raise self._away(method, "broke off. Try again.", error) from error
             except ValueError:
                 # No actor of that name: it is being created, or the system is down.
                 replica.handle = None
                 avoid = replica
             except TaskCancelledError:
-                raise Unavailable(f"The {self._role} role cancelled a call. Try again.") from None
+                raise self._away(method, "was cancelled. Try again.") from None
             except RayError as error:
-                raise Unavailable(f"A call to the {self._role} role was lost. Try again.") from error
+                raise self._away(method, "was lost on its way. Try again.", error) from error
             finally:
                 replica.in_flight -= 1
             if deadline.remaining() <= pause:
-                raise Unavailable(f"The {self._role} role is not running. Try again in a few seconds.")
+                raise self._away(method, "is not possible at the moment. Try again in a few seconds.")
             # Full jitter: callers that failed together do not come back together.
             await asyncio.sleep(random.uniform(0, pause))  # noqa: S311 - no secret depends on it
             pause = min(2 * pause, LONGEST_PAUSE_S)
@@ -162,7 +162,7 @@ class Pool:
         try:
             handle = replica.handle or await deadline.run(self._find(replica), what)
         except ValueError:
-            raise Unavailable(f"The {self._role} role is not running. Try again in a few seconds.") from None
+            raise self._away(method, "is not possible at the moment. Try again in a few seconds.") from None
         replica.in_flight += 1
         call = getattr(handle, method).options(
             num_returns="streaming", _generator_backpressure_num_objects=STREAM_BUFFER
@@ -181,11 +181,17 @@ class Pool:
             raise _cause(error, f"{self._role}.{method}", what) from None
         except RayError as error:
             replica.handle = None
-            raise Unavailable(f"The {self._role} role went away during a call. Try again.") from error
+            raise self._away(method, "broke off. Try again.", error) from error
         finally:
             replica.in_flight -= 1
             if not finished:
                 _cancel(items)
+
+    def _away(self, method: str, said: str, error: Exception | None = None) -> Unavailable:
+        """What a client is told of a replica that does not answer, in its own terms; the log has ours."""
+        kind = type(error).__name__ if error else ""
+        logs.get().warning("replica_away", role=self._role, method=method, said=said, kind=kind)
+        return Unavailable(f"{self._work[0].upper()}{self._work[1:]} {said}")
 
     def _least_busy(self, avoid: _Replica | None) -> _Replica:
         candidates = [replica for replica in self._replicas if replica is not avoid] or self._replicas

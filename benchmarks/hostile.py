@@ -131,7 +131,6 @@ async def run(files: Iterable[Mutation], scratch: Path, seed: int) -> Result:
     whole = scratch / "good.pdf"
     whole.write_bytes(originals()[2])
     peak = Peak()
-    watching = asyncio.create_task(peak.watch())
 
     async def one(number: int, file: Mutation) -> None:
         try:
@@ -144,11 +143,14 @@ async def run(files: Iterable[Mutation], scratch: Path, seed: int) -> Result:
         finally:
             places.release()
 
-    async with asyncio.TaskGroup() as group:
-        for number, file in enumerate(files):
-            await places.acquire()
-            group.create_task(one(number, file))
-    watching.cancel()
+    # Together, so that a watch that fails ends the run instead of leaving a peak of nothing.
+    async with asyncio.TaskGroup() as watched:
+        watching = watched.create_task(peak.watch())
+        async with asyncio.TaskGroup() as group:
+            for number, file in enumerate(files):
+                await places.acquire()
+                group.create_task(one(number, file))
+        watching.cancel()
     return Result(seed, outcomes, (len(good), sum(good)), peak.mb)
 
 

@@ -184,5 +184,9 @@ def _said(error: Exception, host: str) -> str:
 def _filename(response: httpx.Response, url: httpx.URL) -> str:
     header = Message()
     header["content-disposition"] = "".join(filter(str.isprintable, response.headers.get("content-disposition", "")))
-    name = header.get_filename() or url.path.rpartition("/")[2]
+    try:
+        said = header.get_filename()
+    except ValueError:  # the name is in a character set that decodes nothing, such as Python's `undefined`
+        said = None
+    name = said or url.path.rpartition("/")[2]
     return plain_name("".join(filter(str.isprintable, name)))

@@ -17,11 +17,20 @@ from actors.errors import Unavailable
 from actors.messages import Chunk, Embeddings, PageChunks
 from actors.search import encoder as encoders
 from actors.search import fast, wordpieces
-from actors.search.encoder import Vectors
+from actors.search.encoder import OnnxEncoder, Vectors
 from config.settings import EncoderSettings
 
 THREADS = 1
 """Of the encoder in a task: the tasks are what runs side by side."""
+
+
+def load(settings: EncoderSettings) -> OnnxEncoder:
+    """The encoder of this process.
+
+    Raises:
+        Unavailable: it cannot be loaded.
+    """
+    return encoders.local(settings, threads=THREADS)
 
 
 def embed(
@@ -38,7 +47,7 @@ def embed(
     Raises:
         Unavailable: the encoder cannot be loaded, or is another one than elsewhere.
     """
-    encoder = encoders.local(settings, threads=THREADS)
+    encoder = load(settings)
     if expected and encoder.identity != expected:
         raise Unavailable(
             f"The encoder on {socket.gethostname()} is {encoder.identity}, not {expected}: its files must be the same "
@@ -89,7 +98,7 @@ def fit(pages: Sequence[PageChunks], settings: EncoderSettings, prior: bytes) ->
         pieces, identity, learnt = wordpieces.default(), embedded[0].encoder, b""
         start = np.zeros((len(pieces), vectors.shape[1]), np.float32)
     else:
-        encoder = encoders.local(settings, threads=THREADS)
+        encoder = load(settings)
         pieces, identity = encoder.pieces, encoder.identity
         known = _unpacked(prior, len(pieces), encoder.dimension)
         start = fast.prior(encoder, pieces) if known is None else known

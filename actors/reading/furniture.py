@@ -120,12 +120,13 @@ def margins(page: Page) -> Margins:
     return Margins(page.number, () if alone else tuple(found))
 
 
-def collect(pages: Iterable[Margins], *, reach: float = SAME_HEIGHT) -> Furniture:
+def collect(pages: Iterable[Margins], *, reach: float = SAME_HEIGHT, least: int = 0) -> Furniture:
     """What repeats over some pages.
 
     Args:
         pages: in ascending order.
         reach: by how much a row may stand higher or lower from page to page, points.
+        least: pages that a row must be on, where they are not all of a short document.
     """
     texts: defaultdict[tuple[bool, str], list[_Place]] = defaultdict(list)
     numbers: defaultdict[tuple[bool, int], list[_Place]] = defaultdict(list)
@@ -138,7 +139,7 @@ def collect(pages: Iterable[Margins], *, reach: float = SAME_HEIGHT) -> Furnitur
                 texts[row.bottom, pattern].append(place)
             for number in _page_numbers(row.text):
                 numbers[row.bottom, number - page.number].append(place)
-    need = REPEATS if count > REPEATS else 2
+    need = max(least, REPEATS if count > REPEATS else 2)
     return Furniture(
         frozenset(
             (*key, _middle(group))
@@ -232,7 +233,8 @@ def _steady(group: Sequence[_Place], need: int) -> bool:
 def _paginated(pattern: str, group: Sequence[_Place]) -> bool:
     """Whether they are a head of some words with a number at its end that goes up with the pages, if not one by one.
 
-    So it is where some pages of a book were scanned and others were not.
+    So it is where some pages of a book were scanned and others were not. Somewhere two follow each other all the same;
+    years and volumes in the titles of tables do not.
     """
     words = pattern.split()
     if len(words) <= HEAD_WORDS:
@@ -240,7 +242,8 @@ def _paginated(pattern: str, group: Sequence[_Place]) -> bool:
     for end in (0, -1):
         if words[end] == NUMBER:
             run = sorted((place.page, place.numbers[end]) for place in group)
-            if all(after[1] - before[1] >= after[0] - before[0] > 0 for before, after in itertools.pairwise(run)):
+            steps = [(after[0] - before[0], after[1] - before[1]) for before, after in itertools.pairwise(run)]
+            if all(number >= page > 0 for page, number in steps) and any(number == page for page, number in steps):
                 return True
     return False
 

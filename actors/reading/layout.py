@@ -10,7 +10,8 @@ cuts, and with text in place of pixels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -35,6 +36,11 @@ MAX_LINE_HEIGHT: Final = 40.0  # points; a taller line that is narrow runs up or
 MAX_DEPTH: Final = 4  # cuts one inside the other: up to 16 columns
 MAX_LINES: Final = 5_000  # of a page; a page of print has 60 to 300
 
+# Nothing else: `3 Methods` and `References` begin columns, and `Table 3` is the head of one.
+_PAGE_NUMBER: Final = re.compile(
+    r"[\W_]*(?:(?:page|seite|pagina|página|p|s)\b\W*)?(?:\d{1,5}|[ivxlc]{1,8})[\W_]*", re.I
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Arrangement:
@@ -49,11 +55,14 @@ class Arrangement:
     gaps: Ints
 
 
-def arrange(boxes: Floats, lengths: Ints, starts: Ints, blocks: Ints, tables: Sequence[Box] = ()) -> Arrangement:
+def arrange(
+    boxes: Floats, texts: Sequence[str], lengths: Ints, starts: Ints, blocks: Ints, tables: Sequence[Box] = ()
+) -> Arrangement:
     """Order words by columns, and make one line of what stands in one row.
 
     Args:
         boxes: x0, y0, x1, y1 of each word as displayed, shape (4, words), points; at least one word.
+        texts: the words.
         lengths: characters of each word, shape (words,).
         starts: position of the first word of each line as drawn, shape (lines,); the first is 0.
         blocks: block of each line as drawn, shape (lines,).
@@ -73,7 +82,11 @@ def arrange(boxes: Floats, lengths: Ints, starts: Ints, blocks: Ints, tables: Se
     if side_by_side(outlines):
         counts = np.append(starts[1:], words) - starts
         # Words and the spaces between them.
-        columns = reading_order(outlines, np.add.reduceat(lengths, starts) + counts, tables)
+
+        def numbers(line: int) -> bool:
+            return is_page_number(" ".join(texts[starts[line] : starts[line] + counts[line]]))
+
+        columns = reading_order(outlines, np.add.reduceat(lengths, starts) + counts, numbers, tables)
         if columns is not None:
             outlines, counts = outlines[:, columns], counts[columns]
             # Each word stands as many places further on as its line moves.
@@ -103,40 +116,48 @@ def side_by_side(lines: Floats) -> bool:
     return bool(beside >= max(MIN_COLUMN_LINES, MIN_BESIDE * len(x0)))
 
 
-def reading_order(lines: Floats, chars: Ints, tables: Sequence[Box] = ()) -> Ints | None:
+def is_page_number(text: str) -> bool:
+    """Whether a line says nothing but the number of a page: `12`, `- 12 -`, `xiv`, `Page 12`."""
+    return _PAGE_NUMBER.fullmatch(text) is not None
+
+
+def reading_order(
+    lines: Floats, chars: Ints, numbers: Callable[[int], bool], tables: Sequence[Box] = ()
+) -> Ints | None:
     """The order of lines by columns.
 
     Args:
         lines: boxes in the order drawn, shape (4, lines), points.
         chars: characters of each line, shape (lines,).
+        numbers: whether the line of a position is a page number; asked of two at most.
         tables: boxes, points; one that a gutter runs through parts the columns as a line across them does.
 
     Returns:
         A permutation, shape (lines,): for each band between lines that cross the gutter, the left column, then the
-        right one, each in the order drawn unless it has columns itself; before and behind all, a short line that stands
-        alone above or below everything, as page numbers do. None if that is the order drawn.
+        right one, each in the order drawn unless it has columns itself; before and behind all, a page number that
+        stands alone above or below everything. None if that is the order drawn.
     """
     drawn = np.arange(lines.shape[1])
     order = _cut(lines, chars, drawn, MAX_DEPTH, tables)
     if order is None:
         return None
-    head, foot = _ends(lines, chars)
+    head, foot = _ends(lines, numbers)
     inner = order[(order != head) & (order != foot)]
-    if np.array_equal(inner, np.sort(inner)) and int(inner[-1] - inner[0]) < len(inner):
-        # Drawn before or behind all others, as many programs do with either, a number parts nothing.
+    if np.array_equal(inner, np.sort(inner)) and int(inner[-1] - inner[0]) < len(inner) and head < inner[-1]:
+        # Drawn before all others, or below and behind them, as many programs do, a number parts nothing.
         return None
     ends = np.array([head, foot])
     return np.concatenate((ends[:1][ends[:1] >= 0], inner, ends[1:][ends[1:] >= 0]))
 
 
-def _ends(lines: Floats, chars: Ints) -> tuple[int, int]:
-    """The lines of a few letters that stand above and below all others, and at least their own height apart; or -1."""
+def _ends(lines: Floats, numbers: Callable[[int], bool]) -> tuple[int, int]:
+    """The page numbers that stand above and below all other lines, and at least their own height apart; or -1."""
     _, y0, _, y1 = lines
     top, low = int(y0.argmin()), int(y1.argmax())
     head = foot = -1
-    if chars[top] < MIN_LINE_CHARS and np.partition(y0, 1)[1] - y1[top] >= y1[top] - y0[top]:
+    if np.partition(y0, 1)[1] - y1[top] >= y1[top] - y0[top] and numbers(top):
         head = top
-    if chars[low] < MIN_LINE_CHARS and y0[low] - np.partition(y1, -2)[-2] >= y1[low] - y0[low]:
+    if y0[low] - np.partition(y1, -2)[-2] >= y1[low] - y0[low] and numbers(low):
         foot = low
     return head, foot
 

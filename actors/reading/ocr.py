@@ -101,7 +101,8 @@ def read(
 
     Returns:
         One page for each wanted, in their order. A page that cannot be drawn, or only too coarsely to be recognised, or
-        not whole and without a word on what was, has its `error` set.
+        not whole and without a word on what was, has its `error` set; one that is not whole and has words, its
+        `warning`.
 
     Raises:
         ReadingFailed: Tesseract or a language pack is missing, it crashed, or it took too long.
@@ -133,6 +134,8 @@ def read(
             # A picture that cannot be decoded is drawn black, and nothing is found on it.
             if lost[number] and not page.words:
                 page = replace(page, error=f"The page is damaged: {lost[number]}")
+            elif lost[number]:
+                page = replace(page, warning=f"Part of the page was lost: {lost[number]}")
             done[number] = page
     return [done[number] for number, _ in wanted]
 

@@ -63,10 +63,12 @@ def survey(document: Document, page_timeout_s: float) -> Survey:
 
     Args:
         document: open.
-        page_timeout_s: after which no further page is looked at, and what was seen until then must do; and after which
-            the kernel ends this process over one page, or over the table of contents.
+        page_timeout_s: of this process's CPU, after which no further page is looked at, and what was seen until then
+            must do: how busy the machine is must not decide on chunks. On the wall, the kernel ends this process when
+            one page, or the table of contents, takes longer.
     """
-    ends = time.monotonic() + page_timeout_s
+    ends = time.process_time() + page_timeout_s
+    least = 0
     with limits.clock(page_timeout_s):
         title = pages.title(document)
         outline = [(item.page, item.title) for item in structure.outline(document) if item.page > 0]
@@ -76,8 +78,9 @@ def survey(document: Document, page_timeout_s: float) -> Survey:
     scanned: list[tuple[int, Why]] = []
     for number in furniture.sample(document.page_count):
         # Slow pages must cost the document neither all of its time nor its headings.
-        if time.monotonic() >= ends:
+        if time.process_time() >= ends:
             logs.get().warning("survey_cut_short", page=number)
+            least = furniture.REPEATS  # of two pages out of many nothing is known yet
             break
         with limits.clock(page_timeout_s):
             page, why = pages.read(document, number, pictures=False)
@@ -87,4 +90,5 @@ def survey(document: Document, page_timeout_s: float) -> Survey:
             scanned.append((number, why))
     first = [scanned[position - 1] for position in furniture.sample(len(scanned), furniture.SCANNED_RUNS)]
     enough = len(first) >= furniture.REPEATS
-    return Survey(furniture.collect(margins), tuple(first) if enough else (), sections=tuple(outline), title=title)
+    found = furniture.collect(margins, least=least)
+    return Survey(found, tuple(first) if enough else (), sections=tuple(outline), title=title)

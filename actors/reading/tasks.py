@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from actors.reading.triage import Why
 
 EMBEDDING_S: Final = 900.0  # of a task that embeds or fits; they take a minute at most, on a core of their own
+ENRICHING_SHARE: Final = 0.5  # of a page's time that chunks and names have at least, however slow the pages were
 OCR_SHARE: Final = 0.9  # of a range's time; the rest is for the worker to report that Tesseract took too long
 
 
@@ -89,21 +90,25 @@ def read_range(path: str, part: Range, setup: Setup) -> tuple[Report, tuple[Page
 
     Raises:
         EncryptedPdf, DocumentTooLarge, ReadingFailed, UnknownPage: the range cannot be read.
-        Unavailable: Tesseract or a language pack is missing on this node.
+        Unavailable: pages are to be recognised, and Tesseract or a language pack is missing on this node.
     """
     from actors.reading import furniture, pages
 
     settings = setup.settings
-    try:
-        # At the first task of a process, and not when the first scan comes, which may be page 800: nodes differ.
-        check_ocr(settings.ocr_languages)
-    except ReadingFailed as error:
-        # Of the node and not of the pages, which another node can read.
-        logs.get().error("node_cannot_recognise", node=socket.gethostname(), error=error.detail)
-        raise Unavailable(f"A node that reads pages is not set up for it. {error.detail}") from None
+    if part.whys:
+        try:
+            with limits.clock(settings.page_timeout_s):
+                check_ocr(settings.ocr_languages)
+        except ReadingFailed as error:
+            # Of the node and not of the pages, which another node can read.
+            logs.get().error("node_cannot_recognise", node=socket.gethostname(), error=error.detail)
+            raise Unavailable(
+                "A node that reads pages is not set up for scanned ones. The log has the details."
+            ) from None
     found: list[Page] = []
     scanned: list[tuple[int, Why]] = []
     budgets = _budgets(part, settings.page_timeout_s)
+    _load_models(setup)
     with _opened(path, setup) as document:
         if part.whys:
             from actors.reading import ocr
@@ -145,7 +150,8 @@ def read_range(path: str, part: Range, setup: Setup) -> tuple[Report, tuple[Page
                     found[index] = images.with_bytes(document, page, allowance, settings.max_pixels)
         readings = tuple(map(PageReading, found))
         if setup.model:
-            with limits.clock(sum(budget.left for budget in set(budgets.values()))):
+            left = sum(budget.left for budget in set(budgets.values()))
+            with limits.clock(max(left, settings.page_timeout_s * ENRICHING_SHARE)):
                 readings = enrich(found, setup)
     chars = sum(len(page.text) for page in found)
     margins = tuple(map(furniture.margins, found)) if part.whys else ()
@@ -171,10 +177,29 @@ def enrich_range(
         setup: with a model.
     """
     settings = setup.settings
+    _load_models(setup)
     with limits.clock(settings.page_timeout_s * len(pages)):
         found = [reading.page for reading in readings if reading.page.number in pages]
         chars = sum(len(page.text) for page in found)
         return Report(pages, chars=chars), enrich(found, setup)
+
+
+def _load_models(setup: Setup) -> None:
+    """Load what enriching needs, once in a process, in time of its own.
+
+    In a page's time, a page that leaves little of it would end each worker while it loads, and the next one too.
+    """
+    if not setup.model:
+        return
+    from actors.reading import mentions
+
+    with limits.clock(setup.settings.page_timeout_s):
+        mentions.load(setup.model)
+        if setup.encoder is not None:
+            with suppress(Exception):  # `embed` reports it
+                from actors.reading import embedding
+
+                embedding.load(setup.encoder)
 
 
 def enrich(found: Sequence[Page], setup: Setup) -> tuple[PageReading, ...]:

@@ -115,7 +115,7 @@ def compose(source: pymupdf.Page, layer: Layer, tables: Sequence[Box] = ()) -> t
             left = np.logical_or.reduceat(kept, starts)
             starts, blocks = (np.cumsum(kept) - kept)[starts[left]], blocks[left]
             boxes, lengths = boxes[:, kept], lengths[kept]
-    arranged = arrange(boxes, lengths, starts, blocks, tables)
+    arranged = arrange(boxes, texts, lengths, starts, blocks, tables)
     if arranged.order is not None:
         texts = tuple(texts[index] for index in arranged.order.tolist())
         boxes = boxes[:, arranged.order]

@@ -244,7 +244,7 @@ class RemoteEncoder:
         except Refused:
             raise Unavailable(_NOT_OPEN) from None
         except (FetchFailed, Overloaded):
-            raise _Passing("The name of the embeddings endpoint's host cannot be looked up.") from None
+            raise _Passing(_NOT_FOUND) from None
         return await asyncio.to_thread(_parsed, answer, len(texts), self._dimension)
 
     async def _read(self, body: bytes) -> bytes:
@@ -311,6 +311,11 @@ def opened(settings: EncoderSettings, egress: EgressSettings | None, *, threads:
     return encoders.local(settings, threads=threads)
 
 
+# The guard tells neither from the other, lest names inside be told from it.
+_NOT_FOUND: Final = (
+    "The host of the embeddings endpoint cannot be found at the moment, or is not on the public internet; if it is "
+    "inside, name host:port in egress.allow_hosts."
+)
 _NOT_OPEN: Final = (
     "The embeddings endpoint may not be connected to: its host is not on the public internet, or its port is another "
     "than 80 and 443. Name host:port in egress.allow_hosts."

@@ -76,7 +76,8 @@ async def extract(
         bool, Query(description="With the bytes of images, base64; up to pdf.max_images_mb. Only in JSON.")
     ] = False,
     timeout_ms: Annotated[
-        int | None, Query(ge=1, description="Budget of the reading, ms; at most pdf.document_timeout_s.")
+        int | None,
+        Query(ge=1, le=86_400_000, description="Budget of the reading, ms; at most pdf.document_timeout_s."),
     ] = None,
 ) -> Response:
     """Read a PDF without storing it."""

@@ -225,6 +225,7 @@ async def test_a_name_is_kept_in_the_host_header(server: Server, tmp_path: Path)
         ("attachment; filename*=UTF-8''r%C3%A9sum%C3%A9.pdf", "r\u00e9sum\u00e9.pdf"),
         ("inline", "a.pdf"),
         ("attachment; filename=", "a.pdf"),
+        ("attachment; filename*=undefined''x", "a.pdf"),
         ('attachment; filename="' + "x" * 900 + '"', "x" * 500),
     ],
 )

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from actors.messages import Page
 from actors.reading import damage, ocr, pages, tesseract
+from actors.reading.tesseract import Word
 from benchmarks.mutations import FONT, pdf, stream
 
 NOISE = random.Random(5).randbytes(2000)
@@ -109,13 +110,14 @@ def test_nothing_said_is_kept_when_a_document_is_closed(tmp_path: Path) -> None:
     assert pymupdf.TOOLS.mupdf_warnings() == ""
 
 
+@pytest.mark.parametrize("words", [[], [Word(1, 1, 1, (10, 10, 90, 30), 95.0, "Titan")]])
 @pytest.mark.parametrize("whole", [True, False])
 def test_a_picture_is_lost_when_it_cannot_be_decoded_not_when_an_error_lies_beside_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: bool, words: list[Word]
 ) -> None:
     monkeypatch.setattr(tesseract, "check_languages", lambda languages: None)
     monkeypatch.setattr(tesseract, "engine", lambda: "tesseract 5")
-    monkeypatch.setattr(tesseract, "recognise", lambda bitmaps, languages, timeout_s: [[] for _ in bitmaps])
+    monkeypatch.setattr(tesseract, "recognise", lambda bitmaps, languages, timeout_s: [words for _ in bitmaps])
     data = zlib.compress(b"\xff" * 640_000)
     shape = b"/Type/XObject/Subtype/Image/Width 800/Height 800/ColorSpace/DeviceGray/BitsPerComponent 8" + FLATE
     drawing = pdf(
@@ -128,7 +130,9 @@ def test_a_picture_is_lost_when_it_cannot_be_decoded_not_when_an_error_lies_besi
         assert pages.read(document, 1)[1] == "absent"
         options = {"dpi": 100, "max_pixels": 10_000_000, "languages": ("eng",), "timeout_s": 9}
         (page,) = ocr.read(document, [(1, "absent")], **options)  # type: ignore[arg-type]
-    assert (page.error is None) == whole
+    assert (page.error is None) == (whole or bool(words))
+    assert page.warning.startswith("Part of the page was lost: ") == (bool(words) and not whole)
+    assert bool(page.warning) == (bool(words) and not whole)
     assert page.ocr
 
 

@@ -10,6 +10,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import Path
 
 import httpcore
+import httpx
 import pytest
 from addresses import ALL, URLS
 from hypothesis import assume, given
@@ -173,6 +174,13 @@ def test_any_text_is_a_url_or_an_error_of_ours(text: str) -> None:
         return
     assert url.scheme in {"http", "https"}
     assert not url.userinfo
+
+
+@pytest.mark.parametrize("url", ["http://xn--0.example/x.pdf", "https://xn--zn7c.com/", "//xn--0.example/x.pdf"])
+def test_a_name_that_is_coded_wrongly_is_no_url(url: str) -> None:
+    base = httpx.URL("http://example.org/") if url.startswith("//") else None
+    with pytest.raises(InvalidInput, match="The URL is not valid"):
+        Guard().vet_url(url, base=base)
 
 
 async def test_one_bad_address_spoils_the_host() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from actors.messages import Box
 from actors.reading import layout
-from actors.reading.layout import arrange, reading_order
+from actors.reading.layout import arrange, is_page_number, reading_order
 
 PITCH, HEIGHT = 14.0, 11.0
 Line = tuple[str, float, float, float]
@@ -34,8 +34,8 @@ def by_rows(*columns: Sequence[Line]) -> list[Line]:
 def read(lines: Sequence[Line], *, chars: int = 45, short: int = 45, tables: Sequence[Box] = ()) -> list[str]:
     """The names of lines in reading order."""
     boxes = np.array([(left, top, right, top + HEIGHT) for _, left, right, top in lines], dtype=np.float32).T
-    lengths = np.array([short if name.startswith("N") else chars for name, *_ in lines])
-    order = reading_order(boxes, lengths, tables)
+    lengths = np.array([short if name[0] in "NST" else chars for name, *_ in lines])
+    order = reading_order(boxes, lengths, lambda line: lines[line][0].startswith("N"), tables)
     return [lines[index][0] for index in (range(len(lines)) if order is None else order)]
 
 
@@ -72,7 +72,7 @@ def test_a_page_number_is_read_before_or_behind_the_columns(x: float, top: float
     number = [("N", x, x + 12, top)]
     lines = by_rows(left, right) if rows else [*left, *right]
     lines.insert(place, *number)
-    if not rows and place in (0, 24):
+    if not rows and place == (0 if top > left[0][3] else -1):
         # As drawn it parts nothing.
         assert read(lines, short=2) == names(lines)
     elif top < left[0][3]:
@@ -83,10 +83,56 @@ def test_a_page_number_is_read_before_or_behind_the_columns(x: float, top: float
 
 def test_a_last_line_of_the_left_column_is_no_page_number() -> None:
     left, right = two_columns()
-    last = [("N", 50.0, 80.0, left[-1][3] + PITCH)]
+    last = [("S", 50.0, 80.0, left[-1][3] + PITCH)]
     assert read(by_rows(left, right) + last, short=4) == names(left, last, right)
     far = [("L", 50.0, 280.0, left[-1][3] + 4 * PITCH)]
     assert read(by_rows(left, right) + far) == names(left, far, right)
+
+
+@given(st.sampled_from([100.0 - PITCH, 100.0 - 2 * PITCH, 60.0]), st.booleans())
+def test_a_short_heading_atop_the_right_column_stays_there(top: float, rows: bool) -> None:
+    left, right = two_columns()
+    heading = [("H", 310.0, 360.0, top)]
+    drawn = [left[0], *heading, right[0], *by_rows(left[1:], right[1:])] if rows else [*left, *heading, *right]
+    boxes = np.array([(a, y, b, y + HEIGHT) for _, a, b, y in drawn], dtype=np.float32).T
+    chars = np.array([10 if name == "H" else 45 for name, *_ in drawn])
+    order = reading_order(boxes, chars, lambda line: False)
+    assert [drawn[index][0] for index in (range(25) if order is None else order)] == names(left, heading, right)
+
+
+def test_a_short_last_line_apart_from_the_left_column_stays_in_it() -> None:
+    left, right = two_columns()
+    last = [("S", 50.0, 80.0, left[-1][3] + 3 * PITCH)]
+    assert read([*left, *last, *right], short=8) == names(left, last, right)
+    assert read(by_rows(left, right) + last, short=8) == names(left, last, right)
+
+
+def test_a_short_title_is_read_first_even_if_drawn_last() -> None:
+    left, right = two_columns()
+    title = [("T", 260.0, 340.0, 60.0)]
+    assert read([*left, *right, *title], short=8) == names(title, left, right)
+
+
+@pytest.mark.parametrize("text", ["12", "- 12 -", "[3]", "xiv", "Page 12", "p. 7", "Seite 3"])
+def test_what_is_a_page_number(text: str) -> None:
+    assert is_page_number(text)
+
+
+@pytest.mark.parametrize("text", ["3 Methods", "References", "3 Data", "Table 3", "the end.", "1.2", "1, 2", "", "-"])
+def test_what_is_no_page_number(text: str) -> None:
+    assert not is_page_number(text)
+
+
+def test_a_heading_is_told_from_a_number_by_its_words() -> None:
+    left, right = two_columns()
+    for text, behind in (("3 Data", left), ("12", [])):
+        drawn = [*left, ("H", 310.0, 350.0, 60.0), *right]
+        boxes = np.array([(a, y, b, y + HEIGHT) for _, a, b, y in drawn], dtype=np.float32).T
+        texts = [text if name == "H" else "x" * 45 for name, *_ in drawn]
+        lengths = np.array([len(each) for each in texts])
+        order = arrange(boxes, texts, lengths, np.arange(25), np.zeros(25, np.int64)).order
+        found = [drawn[index][0] for index in (range(25) if order is None else order)]
+        assert found.index("H") == len(behind)
 
 
 def test_a_figure_across_the_page_parts_the_columns() -> None:
@@ -137,16 +183,16 @@ def test_a_table_is_read_by_rows(chars: int) -> None:
 def test_what_is_drawn_well_is_left_alone() -> None:
     left, right = two_columns()
     boxes = np.array([(a, top, b, top + HEIGHT) for _, a, b, top in [*left, *right]], dtype=np.float32).T
-    assert reading_order(boxes, np.full(24, 40)) is None
+    assert reading_order(boxes, np.full(24, 40), lambda line: False) is None
 
 
 def test_a_single_column_is_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    def never(lines: object, chars: object) -> None:
+    def never(*given: object) -> None:
         raise AssertionError("a single column was cut")
 
     monkeypatch.setattr(layout, "reading_order", never)
     lines = np.array([(50, 20 * i, 550, 20 * i + 11) for i in range(40)], dtype=np.float32).T
-    arranged = arrange(lines, np.full(40, 60), np.arange(40), np.zeros(40, dtype=np.int64))
+    arranged = arrange(lines, ["x"] * 40, np.full(40, 60), np.arange(40), np.zeros(40, dtype=np.int64))
     assert arranged.order is None
     assert arranged.gaps.tolist() == [1] * 39
 
@@ -162,13 +208,14 @@ boxes_ = st.lists(
 def test_order_is_a_permutation_and_settled(lines: list[tuple[float, float, float, float, int]], words: int) -> None:
     array = np.array([(x, y, x + w, y + h) for x, y, w, h, _ in lines], dtype=np.float32).T
     chars = np.array([count for *_, count in lines])
-    order = reading_order(array, chars)
+    order = reading_order(array, chars, lambda line: chars[line] < 5)
     if order is not None:
         assert sorted(order.tolist()) == list(range(len(lines)))
     # Each line is a number of words.
     repeats = np.arange(len(lines)) % (words + 1) + 1
     arranged = arrange(
         np.repeat(array, repeats, axis=1),
+        ["12"] * int(repeats.sum()),
         np.repeat(chars, repeats),
         np.cumsum(repeats) - repeats,
         np.arange(len(lines)) // 3,
@@ -216,11 +263,11 @@ def words_of(rows: Sequence[Sequence[float]]) -> layout.Floats:
 
 def test_the_cells_of_a_row_are_one_line() -> None:
     boxes = words_of([(0, 100, 200), (0, 100, 200)])
-    arranged = arrange(boxes, np.full(6, 3), np.arange(6), np.array([0, 0, 1, 2, 2, 3]))
+    arranged = arrange(boxes, ["abc"] * 6, np.full(6, 3), np.arange(6), np.array([0, 0, 1, 2, 2, 3]))
     assert arranged.gaps.tolist() == [0, 0, 2, 0, 0]
 
 
 def test_text_that_runs_up_the_page_is_no_row() -> None:
     boxes = np.array([(10, 0, 20, 300), (30, 0, 40, 300)], dtype=np.float32).T
-    arranged = arrange(boxes, np.array([30, 30]), np.array([0, 1]), np.array([0, 0]))
+    arranged = arrange(boxes, ["x" * 30] * 2, np.array([30, 30]), np.array([0, 1]), np.array([0, 0]))
     assert arranged.gaps.tolist() == [1]

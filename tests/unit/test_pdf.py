@@ -487,14 +487,19 @@ def mixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return str(tmp_path / "a.pdf")
 
 
-def test_a_node_without_a_language_pack_says_so_before_it_reads(mixed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_node_without_a_language_pack_reads_text_and_no_scans(mixed: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(languages: tuple[str, ...]) -> None:
         raise ReadingFailed(f"Tesseract has no language pack {languages[0]}.")
 
     monkeypatch.setattr(tasks, "check_ocr", missing)
-    with capture_logs() as lines, pytest.raises(Unavailable, match=r"A node .* no language pack eng"):
-        read_range(mixed, Range((1,)), setup(load({})))
-    assert [line["event"] for line in lines] == ["node_cannot_recognise"]
+    report, _ = read_range(mixed, Range((1, 2)), setup(load({})))
+    assert (report.done, report.scanned) == ((1,), ((2, "absent"),))
+    with capture_logs() as lines, pytest.raises(Unavailable, match="not set up for scanned ones") as refusal:
+        read_range(mixed, Range((2,), ("absent",)), setup(load({})))
+    assert [(line["event"], line["error"]) for line in lines] == [
+        ("node_cannot_recognise", "Tesseract has no language pack eng.")
+    ]
+    assert "eng" not in refusal.value.detail
 
 
 def test_a_text_range_leaves_scanned_pages(mixed: str, settings: Settings) -> None:
@@ -523,6 +528,7 @@ def test_a_scanned_range_is_recognised(mixed: str, settings: Settings, monkeypat
 def test_enriching_adds_chunks_and_mentions(mixed: str, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     found = [(Mention("Titan", "LOC", 0, 5),), ()]
     monkeypatch.setattr(mentions, "find_mentions", lambda texts, model: found)
+    monkeypatch.setattr(mentions, "load", lambda model: None)
     _, (first, last) = read_range(mixed, Range((1, 3)), setup(settings, model="rules"))
     assert [chunk.text for chunk in first.chunks] == ["Titan is a moon of Saturn."]
     assert [(mention.text, mention.page) for mention in first.mentions] == [("Titan", 1)]
@@ -532,6 +538,7 @@ def test_enriching_adds_chunks_and_mentions(mixed: str, settings: Settings, monk
 @pytest.fixture
 def enriching(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Setup:
     monkeypatch.setattr(mentions, "find_mentions", lambda texts, model: [() for _ in texts])
+    monkeypatch.setattr(mentions, "load", lambda model: None)
     return replace(setup(settings, model="rules"), encoder=settings.encoder)
 
 
@@ -588,13 +595,48 @@ def test_all_that_is_done_about_a_page_shares_its_time(
     monkeypatch.setattr(limits, "time", SimpleNamespace(monotonic=lambda: now[0]))
     wanted = replace(enriching, details=True, images=Allowance(1000), encoder=None)
     read_range(mixed, Range((1, 3)), wanted)
-    # Opening; both extracted, composed, searched for tables, for images; enriched by what they left together.
-    assert armed == [7, 7, 7, 6, 6, 5, 5, 4, 4, 6]
+    # Models; opening; both extracted, composed, searched for tables, for images; enriched by what they left together.
+    assert armed == [7, 7, 7, 7, 6, 6, 5, 5, 4, 4, 6]
 
     monkeypatch.setattr(ocr, "read", lambda *_, **__: [Page(number, 1, 1, "", Words()) for number in (2, 3)])
     armed.clear()
     read_range(mixed, Range((2, 3), ("absent", "absent")), wanted)
-    assert armed == [7, 14, 13, 12, 11, 10, 9]
+    # Besides, to see what Tesseract has.
+    assert armed == [7, 7, 7, 14, 13, 12, 11, 10, 9]
+
+
+def test_models_are_loaded_in_time_of_their_own_and_slow_pages_leave_some_for_their_chunks(
+    mixed: str, enriching: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running: list[float] = []
+    loaded: list[tuple[str, float]] = []
+    now = [0.0]
+
+    @contextmanager
+    def clock(seconds: float) -> Iterator[None]:
+        running.append(seconds)
+        yield
+        now[0] += 4
+
+    def model(name: str) -> None:
+        loaded.append((name, running[-1]))
+
+    def encoder(settings: Any, *, threads: int) -> FakeEncoder:
+        loaded.append(("encoder", running[-1]))
+        return FakeEncoder()
+
+    monkeypatch.setattr(limits, "clock", clock)
+    monkeypatch.setattr(limits, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(mentions, "load", model)
+    monkeypatch.setattr(encoders, "local", encoder)
+    _, (first, _) = read_range(mixed, Range((1, 3)), enriching)
+    assert first.embeddings
+    assert loaded[:2] == [("rules", 7), ("encoder", 7)]
+    # Both pages took longer than they may, in several steps.
+    assert running[-1] == 3.5
+    loaded.clear()
+    tasks.enrich_range([PageReading(first.page)], (1,), enriching)
+    assert loaded[:2] == [("rules", 7), ("encoder", 7)]
 
 
 def test_limits_are_checked_before_work(mixed: str) -> None:

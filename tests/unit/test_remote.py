@@ -13,7 +13,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from actors.deadline import Deadline
-from actors.errors import DeadlineExceeded, Unavailable
+from actors.errors import DeadlineExceeded, FetchFailed, Unavailable
 from actors.search import remote as module
 from actors.search.remote import ATTEMPTS, BATCH, LONGEST_PAUSE_S, RETRIES, SHORTEST, RemoteEncoder
 from config.settings import EncoderSettings, load
@@ -143,6 +143,18 @@ async def test_what_passes_is_asked_again(answer: Answer) -> None:
     assert len(endpoint.pauses) == ATTEMPTS - 1
     assert all(0 < pause <= LONGEST_PAUSE_S for pause in endpoint.pauses)
     assert encoder.trouble == ""
+
+
+async def test_a_host_inside_is_told_how_it_is_opened() -> None:
+    def inside(_: httpx.Request) -> httpx.Response:
+        raise FetchFailed("The host models.internal is not on the public internet.")
+
+    endpoint = Endpoint(inside, inside, inside, inside)
+    endpoint.awake = asyncio.Event()  # keeps the probe waiting
+    encoder = endpoint.encoder()
+    with pytest.raises(Unavailable, match=r"name host:port in egress\.allow_hosts"):
+        await encoder.encode(["x"], deadline=soon())
+    await encoder.close()
 
 
 async def test_an_endpoint_is_left_alone_as_long_as_it_asks() -> None:

@@ -301,9 +301,13 @@ def test_a_survey_of_slow_pages_ends_and_keeps_what_it_saw(path: str, monkeypatc
         looked.append(number)
         return read(document, number, pictures=pictures)
 
-    monkeypatch.setattr("actors.reading.survey.time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr("actors.reading.survey.time", SimpleNamespace(process_time=lambda: now[0]))
     monkeypatch.setattr(pages, "read", slow)
     with pages.opened(path) as document:
         found = survey(document, 75.0)
-    assert looked == [1, 2, 3, 4]
-    assert len(found.furniture.texts) == 1
+        assert looked == [1, 2, 3, 4]
+        assert len(found.furniture.texts) == 1
+        looked.clear()
+        # Two pages of ten are no evidence, as they would be of two.
+        assert survey(document, 35.0).furniture.texts == frozenset()
+        assert looked == [1, 2]
