@@ -46,11 +46,16 @@ def form_of(named: Form | None, accept: str) -> Form:
 def names_of(columns: Sequence[Column]) -> list[str]:
     """A name for each column in an object, where two alike would be one: the second `id` is `id_2`."""
     names: list[str] = []
+    taken: set[str] = set()
+    # Where to go on counting, or a thousand columns of one name would cost a thousand looks each.
+    numbers: dict[str, int] = {}
     for column in columns:
-        name, number = column.name, 1
-        while name in names:
+        name, number = column.name, numbers.get(column.name, 1)
+        while name in taken:
             number += 1
             name = f"{column.name}_{number}"
+        numbers[column.name] = number
+        taken.add(name)
         names.append(name)
     return names
 
