@@ -16,6 +16,7 @@ from typing import Any, Final, Literal
 
 import orjson
 
+from actors.errors import InvalidInput
 from actors.sql.running import Column
 
 Shape = Literal["objects", "arrays"]
@@ -66,8 +67,15 @@ def shaped(rows: Rows, names: Sequence[str], shape: Shape) -> Sequence[Any]:
 
 
 def encode(value: Any) -> bytes:
-    """JSON."""
-    return orjson.dumps(value, default=_value, option=orjson.OPT_NON_STR_KEYS)
+    """JSON.
+
+    Raises:
+        InvalidInput: a value is nested deeper than the encoder goes, or has no form there.
+    """
+    try:
+        return orjson.dumps(value, default=_value, option=orjson.OPT_NON_STR_KEYS)
+    except TypeError:
+        raise InvalidInput("A value is nested too deeply for JSON. Ask for it as text.") from None
 
 
 def lines(rows: Rows, names: Sequence[str], shape: Shape) -> bytes:

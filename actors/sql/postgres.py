@@ -103,8 +103,8 @@ _CODECS: Final[Mapping[str, Callable[[str], Any]]] = {
     "uuid": str,
     "inet": str,
     "cidr": str,
-    "json": orjson.loads,
-    "jsonb": orjson.loads,
+    "json": _text(orjson.loads),
+    "jsonb": _text(orjson.loads),
 }
 """Types that travel as text, so that a client may give their values as text, and nothing is lost on the way back."""
 

@@ -202,6 +202,43 @@ async def test_a_client_that_goes_takes_its_statement_along(client: httpx.AsyncC
     assert places["sky"]._free._value == 8
 
 
+async def test_a_client_that_goes_takes_its_explanation_along(
+    client: httpx.AsyncClient, app: FastAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, ended = asyncio.Event(), asyncio.Event()
+    body = json.dumps({"sql": "SELECT 1"}).encode()
+    messages = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def never(*_: Any) -> Any:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    async def receive() -> Any:
+        if messages:
+            return messages.pop()
+        await begun.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        raise AssertionError(message)
+
+    monkeypatch.setattr(app.state.queries.sources, "explain", never)
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/v1/sources/sky/explain",
+        "query_string": b"",
+        "headers": [(b"content-type", b"application/json")],
+        "http_version": "1.1",
+    }
+    async with asyncio.timeout(2):
+        await app(cast("Any", scope), receive, send)
+    assert ended.is_set()
+
+
 @pytest.mark.parametrize("form", ["ndjson", "csv"])
 async def test_a_client_that_takes_no_rows_holds_no_statement_beyond_its_time(
     client: httpx.AsyncClient, app: FastAPI, monkeypatch: pytest.MonkeyPatch, form: str

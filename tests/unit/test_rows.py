@@ -1,14 +1,18 @@
-"""Names of columns in an object, where two alike would be one."""
+"""Rows on their way out: names of columns that are alike, and values nested deeper than JSON is written."""
 
 from __future__ import annotations
 
 import time
+from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from actors.errors import InvalidInput
+from actors.sql import mysql, postgres
 from actors.sql.running import Column
-from serve.rows import names_of
+from serve.rows import encode, names_of
 
 
 @given(st.lists(st.sampled_from(["id", "id_2", "id_3", "id_2_2", ""])))
@@ -25,3 +29,14 @@ def test_as_many_of_one_name_as_a_server_sends_cost_no_time() -> None:
     began = time.thread_time()
     assert names_of([Column("id")] * 4096)[-1] == "id_4096"
     assert time.thread_time() - began < 0.5
+
+
+def test_what_is_nested_too_deeply_for_json_is_text_or_told() -> None:
+    deep = "[" * 5000 + "]" * 5000
+    assert postgres._CODECS["jsonb"](deep) == postgres._CODECS["json"](deep) == deep
+    assert mysql._with_json((1, deep, '{"a": 1}'), (1, 2)) == (1, deep, {"a": 1})
+    nested: list[Any] = []
+    for _ in range(500):
+        nested = [nested]
+    with pytest.raises(InvalidInput, match="too deeply"):
+        encode({"rows": [nested]})
