@@ -242,6 +242,12 @@ class Guard:
             raise FetchFailed(f"The host {host} {_NOT_PUBLIC}.")
         return tuple(dict.fromkeys(map(str, found)))
 
+    def opened(self, host: str, port: int, addresses: Iterable[str]) -> bool:
+        """Whether the operator has named this host, or the networks of all these addresses of it."""
+        return self._is_open(_canonical(host), port) or all(
+            self._allowed.address(ip_address(address)) for address in addresses
+        )
+
     def _is_open(self, host: str, port: int) -> bool:
         return self._allowed.host(host, port, self._ports)
 

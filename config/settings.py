@@ -367,7 +367,8 @@ class SourcesSettings(Section):
     )
     password_variables: tuple[str, ...] = Field(
         description="Patterns of the environment variables that a source may name for its password. None of Gatherum's "
-        "own (`GATHERUM_…`) may be named."
+        "own (`GATHERUM_…`) may be named. Whoever registers a source has such a password sent to a host of his choice, "
+        "so let them be those of sources alone; without TLS they go to hosts of `sources.allow_hosts` only."
     )
 
     @field_validator("allow_hosts")

@@ -119,9 +119,10 @@ class Queries:
 
     async def stream(self, asked: Asked, request_id: str) -> Response:
         """The rows as they come in. What goes wrong before the first of them still is a status."""
-        pieces = self._csv(asked) if asked.form == "csv" else self._lines(asked, request_id)
+        deadline = self.deadline(asked.timeout_s)
+        pieces = self._csv(asked, deadline) if asked.form == "csv" else self._lines(asked, deadline, request_id)
         first = await anext(pieces)
-        return Stream(_after(first, pieces), media_type=_type(asked))
+        return Stream(_after(first, pieces), media_type=_type(asked), deadline=deadline)
 
     async def close(self) -> None:
         """End what runs."""
@@ -132,10 +133,9 @@ class Queries:
         limit = asked.limit if asked.limit is not None else (DEFAULT_ROWS if asked.form == "json" else most)
         return Limits(rows=min(limit, most), bytes=int(self._settings.query_mb * 1e6))
 
-    async def _lines(self, asked: Asked, request_id: str) -> AsyncIterator[bytes]:
+    async def _lines(self, asked: Asked, deadline: Deadline, request_id: str) -> AsyncIterator[bytes]:
         """The columns, each row, and `end`, or `problem` if it breaks off: a JSON object a line, named by its key."""
         began, count = time.perf_counter(), 0
-        deadline = self.deadline(asked.timeout_s)
         source = await self.find(asked.source, deadline)
         started = False
         try:
@@ -158,9 +158,8 @@ class Queries:
             body = problem(error.http_status, error.code, error.detail, request_id).body
             yield orjson.dumps({"problem": orjson.Fragment(bytes(body))}) + b"\n"
 
-    async def _csv(self, asked: Asked) -> AsyncIterator[bytes]:
+    async def _csv(self, asked: Asked, deadline: Deadline) -> AsyncIterator[bytes]:
         """A line of names, and the rows. One that breaks off has no proper end: the connection is cut."""
-        deadline = self.deadline(asked.timeout_s)
         source = await self.find(asked.source, deadline)
         async with self.sources.query(source, asked.sql, asked.params, self._limits(asked), deadline) as result:
             head = rows.csv_rows([rows.names_of(result.columns)])

@@ -16,6 +16,7 @@ from typing import Any, Final, Literal
 
 import orjson
 
+from actors.errors import InvalidInput
 from actors.sql.running import Column
 
 Shape = Literal["objects", "arrays"]
@@ -46,11 +47,16 @@ def form_of(named: Form | None, accept: str) -> Form:
 def names_of(columns: Sequence[Column]) -> list[str]:
     """A name for each column in an object, where two alike would be one: the second `id` is `id_2`."""
     names: list[str] = []
+    taken: set[str] = set()
+    # Where to go on counting, or a thousand columns of one name would cost a thousand looks each.
+    numbers: dict[str, int] = {}
     for column in columns:
-        name, number = column.name, 1
-        while name in names:
+        name, number = column.name, numbers.get(column.name, 1)
+        while name in taken:
             number += 1
             name = f"{column.name}_{number}"
+        numbers[column.name] = number
+        taken.add(name)
         names.append(name)
     return names
 
@@ -61,8 +67,15 @@ def shaped(rows: Rows, names: Sequence[str], shape: Shape) -> Sequence[Any]:
 
 
 def encode(value: Any) -> bytes:
-    """JSON."""
-    return orjson.dumps(value, default=_value, option=orjson.OPT_NON_STR_KEYS)
+    """JSON.
+
+    Raises:
+        InvalidInput: a value is nested deeper than the encoder goes, or has no form there.
+    """
+    try:
+        return orjson.dumps(value, default=_value, option=orjson.OPT_NON_STR_KEYS)
+    except TypeError:
+        raise InvalidInput("A value is nested too deeply for JSON. Ask for it as text.") from None
 
 
 def lines(rows: Rows, names: Sequence[str], shape: Shape) -> bytes:

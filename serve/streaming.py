@@ -9,13 +9,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import aclosing
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from fastapi.responses import Response
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope, Send
 
+from actors.deadline import Deadline
+from serve.pace import Stalled
+
 T = TypeVar("T")
+
+GRACE_S: Final = 1.0
+"""After its deadline, what a stream has to say that it broke off, s."""
 
 
 class Stream(Response):
@@ -25,15 +31,28 @@ class Stream(Response):
         pieces: an async generator; it is closed in any case.
         media_type: of the whole.
         headers: further ones.
+        deadline: by then, and a short while after, all of it has been taken; else the connection is cut.
     """
 
-    def __init__(self, pieces: AsyncIterator[bytes], *, media_type: str, headers: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        pieces: AsyncIterator[bytes],
+        *,
+        media_type: str,
+        headers: dict[str, str] | None = None,
+        deadline: Deadline | None = None,
+    ) -> None:
         super().__init__(media_type=media_type, headers=headers)
         del self.headers["content-length"]
         self._pieces = pieces
+        self._deadline = deadline
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the pieces, each when the client has taken the one before."""
+        """Send the pieces, each when the client has taken the one before.
+
+        Raises:
+            Stalled: the client has not taken all of them in time.
+        """
 
         async def stream() -> None:
             async with aclosing(generator(self._pieces)) as pieces:
@@ -42,7 +61,16 @@ class Stream(Response):
                     await send({"type": "http.response.body", "body": piece, "more_body": True})
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-        await unless_gone(receive, stream())
+        within = None if self._deadline is None else self._deadline.remaining() + GRACE_S
+        try:
+            # What makes the pieces looks at its deadline only when the next is asked for, so a client that takes them
+            # slowly would hold it for as long as it likes.
+            async with asyncio.timeout(within) as timed:
+                await unless_gone(receive, stream())
+        except TimeoutError:
+            if timed.expired():
+                raise Stalled from None
+            raise
 
 
 def generator(iterator: AsyncIterator[T]) -> Any:

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from actors.deadline import Deadline
 from actors.egress import Guard
-from actors.errors import InvalidInput
+from actors.errors import InvalidInput, Refused
 from actors.messages import Source
 from actors.sql.vault import Vault
 
@@ -70,6 +70,12 @@ def reaching(guard: Guard, vault: Vault) -> Reach:
 
     async def reach(source: Source, deadline: Deadline) -> Access:
         addresses = await deadline.run(guard.addresses(source.host, port_of(source)), "Looking up the host")
+        # A password of the operator's, which whoever registers the source need not know: nobody on the way may read it.
+        if source.password_env and source.tls == "prefer" and not guard.opened(source.host, port_of(source), addresses):
+            raise Refused(
+                "A password from the environment is sent over TLS only, or to a host that sources.allow_hosts names. "
+                "Register the source with `tls` as `require` or `verify`."
+            )
         password = await asyncio.to_thread(vault.open, source)
         return Access(
             addresses,

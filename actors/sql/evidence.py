@@ -166,13 +166,23 @@ class Finder:
         Raises:
             GatherumError: the model or the source did not answer, or the statement was refused; then it is told.
         """
+        soon = deadline.within(self._settings.timeout_s)
+
+        async def tables(source: Source) -> Mapping[str, links.Table] | GatherumError:
+            try:
+                return await self._tables(source, soon)
+            except GatherumError as error:
+                return error
+
+        async with asyncio.TaskGroup() as group:
+            reading = {source.name: group.create_task(tables(source)) for source in sources}
         schemas: dict[str, Mapping[str, links.Table]] = {}
         away: GatherumError | None = None
         for source in sources:
-            try:
-                schemas[source.name] = await self._tables(source, deadline.within(self._settings.timeout_s))
-            except GatherumError as error:
-                away = error
+            if isinstance(found := reading[source.name].result(), GatherumError):
+                away = found
+            else:
+                schemas[source.name] = found
         if away is not None and not schemas:
             raise away
         name = fitting(text, entities, schemas)

@@ -19,29 +19,34 @@ Dialect = Literal["postgresql", "mysql"]
 
 MAX_CHARS: Final = 100_000
 """Longest statement."""
+MAX_PARAMS: Final = 1000
+"""Places for parameters in a statement."""
 
-_WORD = r"[^\W\d]"
+# As the servers' own lexers have them: whatever lies beyond ASCII is a letter to them, and never a blank or a digit.
+# Python's \w, \s and \d go by Unicode, and what they take apart otherwise could hide a call in what seems a string.
+_WORD = r"[A-Za-z_\x80-\U0010ffff]"
+_PART = r"[A-Za-z0-9_\x80-\U0010ffff]"
 _COMMON = rf"""
-  | (?P<param>(?<!:):{_WORD}\w*)
-  | (?P<word>{_WORD}[\w$]*)
-  | (?P<number>\d[\w.]*)
+  | (?P<param>(?<!:):{_WORD}{_PART}*)
+  | (?P<word>{_WORD}(?:{_PART}|\$)*)
+  | (?P<number>0[xX][0-9A-Fa-f]+|(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)
   | (?P<operator>::|:=)
   | (?P<other>.)
 """
 _TOKENS: Final[Mapping[Dialect, re.Pattern[str]]] = {
     "postgresql": re.compile(
-        r"""
-    (?P<space>\s+|--[^\n\r]*)
+        rf"""
+    (?P<space>[ \t\n\r\f\v]+|--[^\n\r]*)
   | (?P<comment>/\*)
   | (?P<string>[eE]'(?:[^'\\]|\\.|'')*'|(?:[uU]&|[bBxXnN])?'(?:[^']|'')*')
-  | (?P<dollar>\$(?:[^\W\d]\w*)?\$)
+  | (?P<dollar>\$(?:{_WORD}{_PART}*)?\$)
   | (?P<quoted>(?:[uU]&)?"(?:[^"]|"")*")"""
         + _COMMON,
         re.VERBOSE | re.DOTALL,
     ),
     "mysql": re.compile(
         r"""
-    (?P<space>\s+|\#[^\n]*|--(?=[\s\x00-\x1f]|$)[^\n]*)
+    (?P<space>[ \t\n\r\f\v]+|\#[^\n]*|--(?=[\x00-\x20\x7f]|\Z)[^\n]*)
   | (?P<comment>/\*)
   | (?P<string>(?:[bBxXnN])?'(?:[^'\\]|\\.|'')*'|"(?:[^"\\]|\\.|"")*")
   | (?P<quoted>`(?:[^`]|``)*`)"""
@@ -49,6 +54,7 @@ _TOKENS: Final[Mapping[Dialect, re.Pattern[str]]] = {
         re.VERBOSE | re.DOTALL,
     ),
 }
+_RUNS_ON: Final = re.compile(rf"{_PART}|[.$]")
 _ENDS = {"'": "A string", '"': "A quoted name", "`": "A quoted name"}
 
 
@@ -102,7 +108,7 @@ def read(sql: str, dialect: Dialect) -> Statement:
     """Take a statement apart.
 
     Raises:
-        InvalidInput: it is too long, empty, or something in it is not closed.
+        InvalidInput: it is too long, empty, has too many parameters, or something in it is not closed.
         Refused: it holds what servers read in more than one way.
     """
     if len(sql) > MAX_CHARS:
@@ -126,15 +132,16 @@ def read(sql: str, dialect: Dialect) -> Statement:
             pairs.add((token.text.lower(), following.text.lower()))
         if following.text == "(" and token.kind in ("word", "quoted"):
             calls.add(_name(token, dialect))
-    order: list[str] = []
-    text = "".join(_placed(token, dialect, order) for token in tokens)
+    if sum(token.kind == "param" for token in solid) > MAX_PARAMS:
+        raise InvalidInput(f"The statement has more than {MAX_PARAMS:,} parameters.")
+    text, names = _placed(tokens, dialect)
     return Statement(
         text,
         begin.text.lower() if begin.kind == "word" else "",
         frozenset(token.text.lower() for token in solid if token.kind == "word"),
         frozenset(pairs),
         frozenset(calls),
-        tuple(order),
+        names,
     )
 
 
@@ -162,6 +169,9 @@ def _tokens(sql: str, dialect: Dialect) -> Iterator[Token]:
             raise InvalidInput(f"{_ENDS[text]} is not closed: it begins with {sql[at : at + 20]}.")
         if kind == "quoted" and text[0] in "uU":
             raise Refused('Names with escapes (U&"…") are not taken. Write the characters themselves.')
+        if kind == "number" and _RUNS_ON.match(sql, end):
+            # Some versions end the number there, and others begin a name with it.
+            raise Refused("A number and a word run together. Put a blank between them.")
         yield Token(kind, text)
         at = end
 
@@ -188,15 +198,17 @@ def _name(token: Token, dialect: Dialect) -> str:
     return name if dialect == "postgresql" else name.lower()
 
 
-def _placed(token: Token, dialect: Dialect, order: list[str]) -> str:
-    """The token's text, a parameter in the server's form; `order` gains its name."""
-    if token.kind != "param":
-        return token.text
-    name = token.text[1:]
+def _placed(tokens: list[Token], dialect: Dialect) -> tuple[str, tuple[str, ...]]:
+    """The text with its parameters in the server's form, and their names in its order."""
     if dialect == "mysql":
-        order.append(name)
-        return "?"
-    if name not in order:
-        order.append(name)
-    # Set apart, or it would run together with a $ or a word beside it.
-    return f" ${order.index(name) + 1} "
+        text = "".join("?" if token.kind == "param" else token.text for token in tokens)
+        return text, tuple(token.text[1:] for token in tokens if token.kind == "param")
+    numbers: dict[str, int] = {}
+    parts = []
+    for token in tokens:
+        if token.kind == "param":
+            # Set apart, or it would run together with a $ or a word beside it.
+            parts.append(f" ${numbers.setdefault(token.text[1:], len(numbers) + 1)} ")
+        else:
+            parts.append(token.text)
+    return "".join(parts), tuple(numbers)

@@ -129,10 +129,12 @@ def _boolean(value: Any) -> bool:
 
 
 def _integer(value: Any) -> int:
-    # A float is one if it is whole: JSON does not tell 2 and 2.0 apart everywhere.
-    if isinstance(value, bool) or int(value) != float(value):
+    # A float is one if it is whole: JSON does not tell 2 and 2.0 apart everywhere. Nothing is made a float for that: a
+    # number of 64 bits would be another then.
+    found = int(value)
+    if isinstance(value, bool) or (not isinstance(value, str) and found != value):
         raise TypeError
-    return int(value)
+    return found
 
 
 def _number(value: Any) -> float:

@@ -22,7 +22,7 @@ from pymysql.constants import CLIENT, FIELD_TYPE, FLAG
 from pymysql.converters import decoders
 
 from actors.deadline import Deadline
-from actors.errors import GatherumError, InvalidInput, NotFound, Refused, Unavailable
+from actors.errors import DeadlineExceeded, GatherumError, InvalidInput, NotFound, Refused, Unavailable
 from actors.messages import Source
 from actors.sql import mysql_catalog, wire
 from actors.sql.access import CONNECT_S, Access, Reach
@@ -258,7 +258,7 @@ class MysqlEngine:
                 for step in self._prologue(connection, deadline):
                     await self._step(connection.driver.query(step), source, deadline)
             except BaseException as error:
-                await connection.close()
+                await self._left(connection, error)
                 # One that was kept may have been cut since: a new one decides.
                 if fresh or not isinstance(error, Unavailable):
                     raise
@@ -279,6 +279,13 @@ class MysqlEngine:
                 await asyncio.shield(connection.kill())
             else:
                 await connection.close()
+
+    async def _left(self, connection: _Connection, error: BaseException) -> None:
+        """Give up a connection in which a statement of ours failed, or may still run."""
+        if isinstance(error, GatherumError) and not isinstance(error, DeadlineExceeded):
+            await connection.close()
+        else:
+            await asyncio.shield(connection.kill())
 
     def _prologue(self, connection: _Connection, deadline: Deadline) -> list[str]:
         """What comes before a statement."""
@@ -342,8 +349,8 @@ class MysqlEngine:
             connection = _Connection(driver, access, address)
             try:
                 is_store = await self._step(connection.fetch(STORE), source, deadline)
-            except BaseException:
-                await connection.close()
+            except BaseException as error:
+                await self._left(connection, error)
                 raise
             if not is_store:
                 return connection
@@ -425,7 +432,9 @@ def _with_json(row: tuple[Any, ...], columns: Sequence[int]) -> tuple[Any, ...]:
     cells = list(row)
     for at in columns:
         if isinstance(cells[at], str):
-            cells[at] = orjson.loads(cells[at])
+            # What is nested deeper than the decoder goes stays text.
+            with contextlib.suppress(orjson.JSONDecodeError):
+                cells[at] = orjson.loads(cells[at])
     return tuple(cells)
 
 

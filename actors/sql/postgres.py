@@ -103,8 +103,8 @@ _CODECS: Final[Mapping[str, Callable[[str], Any]]] = {
     "uuid": str,
     "inet": str,
     "cidr": str,
-    "json": orjson.loads,
-    "jsonb": orjson.loads,
+    "json": _text(orjson.loads),
+    "jsonb": _text(orjson.loads),
 }
 """Types that travel as text, so that a client may give their values as text, and nothing is lost on the way back."""
 
@@ -169,9 +169,11 @@ class PostgresEngine:
                 nonlocal fetch
                 allowance, each = Allowance(limits), FIRST_ROWS
                 while True:
+                    before = wire.received(connection.transport)
                     async with wire.bounded(connection.transport, max(0, allowance.bytes)):
                         rows = await self._step(fetch.fetch(*values), source, deadline)
-                    size = sum(map(_size, rows))
+                    # A cell that is JSON, an array or a long number does not say how large it was; the kernel does.
+                    size = max(sum(map(_size, rows)), wire.received(connection.transport) - before)
                     taken, cut = allowance.take([tuple(row) for row in rows], size)
                     if taken:
                         yield taken
@@ -398,7 +400,7 @@ def _encode(value: Any) -> str:
 
 
 def _size(row: Sequence[Any]) -> int:
-    """Bytes of a row, about as they travel."""
+    """Bytes of a row, at least."""
     return sum(len(cell) if isinstance(cell, str | bytes) else 8 for cell in row)
 
 

@@ -137,10 +137,15 @@ class Sources:
         Raises:
             GatherumError: as `query`.
         """
+        known = self._schemas.get(source)
+        if known is not None and not refresh and self._is_fresh(known):
+            return known
         # One look serves all who ask meanwhile.
-        async with self._reading.setdefault(source, asyncio.Lock()):
+        lock = self._reading.setdefault(source, asyncio.Lock())
+        await deadline.run(lock.acquire(), f"Waiting for the tables of the source {source.name!r}")
+        try:
             known = self._schemas.get(source)
-            if known is None or refresh or time.time() - known.at > self._settings.schema_s:
+            if known is None or refresh or not self._is_fresh(known):
                 samples = self._settings.samples if source.samples else 0
                 async with self._places[source.name].taken(source, deadline):
                     found = await self._engine(source).schema(source, deadline, samples=samples)
@@ -148,7 +153,12 @@ class Sources:
                 for other in [each for each in self._schemas if each.name == source.name]:
                     del self._schemas[other]
                 self._schemas[source] = known
+        finally:
+            lock.release()
         return known
+
+    def _is_fresh(self, known: Schema) -> bool:
+        return time.time() - known.at <= self._settings.schema_s
 
     async def test(self, source: Source, deadline: Deadline) -> Tested:
         """What a new connection finds out: version, latency, and whether the user could write.

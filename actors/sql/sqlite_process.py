@@ -51,6 +51,7 @@ class _Child:
         self._process = process
         self._requests = requests
         self._answers = answers
+        self._pipe: asyncio.ReadTransport = process._transport.get_pipe_transport(1)  # type: ignore[attr-defined]
         self.aside = False
 
     @classmethod
@@ -97,6 +98,10 @@ class _Child:
         """End it now."""
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
+        # asyncio's own loop takes a process to have ended when its pipes have too. One that is full, because nobody
+        # reads from it any more, never would.
+        self._requests.transport.abort()
+        self._pipe.close()
         await self._process.wait()
 
     @property

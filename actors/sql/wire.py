@@ -27,9 +27,13 @@ _OFFSET: Final = 128  # of tcpi_bytes_received in Linux's struct tcp_info
 
 
 def received(transport: asyncio.BaseTransport) -> int:
-    """Bytes that have come in over a connection so far."""
-    with socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno())) as copy:
-        info = copy.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _OFFSET + _RECEIVED.size)
+    """Bytes that have come in over a connection so far; 0 for one that is lost."""
+    try:
+        with socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno())) as copy:
+            info = copy.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _OFFSET + _RECEIVED.size)
+    except (AttributeError, OSError):
+        # A transport that has lost its connection has no socket any more, or a closed one.
+        return 0
     return int(_RECEIVED.unpack_from(info, _OFFSET)[0]) if len(info) >= _OFFSET + _RECEIVED.size else 0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from actors.messages import Parameter, StoredLookup
@@ -13,6 +13,7 @@ from actors.sql.lookups import json_schema
 from serve.problems import documented
 from serve.schemas import LookupBody, LookupRowsView, LookupRunBody, LookupsView, LookupView
 from serve.services import Use, call_deadline
+from serve.streaming import unless_gone
 
 router = APIRouter(prefix="/v1/sources/{name}", tags=["sources"])
 
@@ -38,9 +39,11 @@ async def add_lookup(name: str, body: LookupBody, services: Use) -> LookupView:
     response_model=LookupRowsView,
     responses=documented(400, 403, 404, 422, 429, 503, 504),
 )
-async def run_lookup(name: str, lookup: str, body: LookupRunBody, services: Use) -> Response:
-    """Run a stored lookup."""
-    found = await services.roles.database.run_lookup(name, lookup, body.arguments, body.limit, deadline=call_deadline())
+async def run_lookup(request: Request, name: str, lookup: str, body: LookupRunBody, services: Use) -> Response:
+    """Run a stored lookup. It ends with the client."""
+    database = services.roles.database
+    running = database.run_lookup(name, lookup, body.arguments, body.limit, deadline=call_deadline())
+    found = await unless_gone(request.receive, running)
     return Response(encode_evidence(found), media_type="application/json")
 
 

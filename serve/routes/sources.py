@@ -128,11 +128,14 @@ async def query_source(
     response_class=Response,
     responses={200: {"model": PlanView}, **documented(400, 403, 404, 422, 429, 503, 504)},
 )
-async def explain_query(name: str, body: QueryBody, queries: Asking, timeout_ms: Timeout = None) -> Response:
+async def explain_query(
+    request: Request, name: str, body: QueryBody, queries: Asking, timeout_ms: Timeout = None
+) -> Response:
     """How a statement would be run, as the database says it and in plain words. It is not run."""
     deadline = queries.deadline(None if timeout_ms is None else timeout_ms / 1000)
     source = await queries.find(name, deadline)
-    plan, advice = await queries.sources.explain(source, body.sql, body.params, deadline)
+    explaining = queries.sources.explain(source, body.sql, body.params, deadline)
+    plan, advice = await unless_gone(request.receive, explaining)
     return Response(rows.encode(plan_body(plan, advice)), media_type=rows.MEDIA_TYPES["json"])
 
 

@@ -178,6 +178,18 @@ async def test_types_of_postgresql_survive(sources: Sources, postgresql: Source,
     )
 
 
+async def test_cells_that_do_not_say_their_size_are_counted_as_they_travel(
+    sources: Sources, postgresql: Source, postgresql_server: Server
+) -> None:
+    sql = (
+        "SELECT array_agg(i), json_agg(i), repeat('9', 1000)::numeric FROM generate_series(1, 200) i, track GROUP BY id"
+    )
+    async with sources.query(postgresql, sql, {}, Limits(rows=10_000, bytes=20_000), Deadline.after(10)) as result:
+        rows = await result.rows()
+    assert result.truncated
+    assert len(rows) <= 20
+
+
 async def test_types_of_mysql_survive(sources: Sources, mysql: Source, source_mariadb: Server) -> None:
     sql = (
         "SELECT CAST(1.10 AS DECIMAL(10,2)), 12345678901234567890.123456789, DATE '2020-02-29',"

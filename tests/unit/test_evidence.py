@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -304,3 +305,23 @@ async def test_a_question_about_none_of_the_tables_is_not_put_to_the_model(finde
     writer = Writer("SELECT 1")
     found = await finder.write(cast("Model", writer), "Who composed Fidelio?", (), [SKY], Deadline.after(10))
     assert (found, writer.told) == (Evidence(), [])
+
+
+async def test_the_tables_of_sources_are_read_side_by_side(finder: Finder, monkeypatch: pytest.MonkeyPatch) -> None:
+    read, begun = finder._sources.schema, 0
+    all_begun = asyncio.Event()
+
+    async def together(source: Source, deadline: Deadline, *, refresh: bool = False) -> Any:
+        nonlocal begun
+        begun += 1
+        if begun == 2:
+            all_begun.set()
+        async with asyncio.timeout(2):
+            await all_begun.wait()
+        return await read(source, deadline, refresh=refresh)
+
+    monkeypatch.setattr(finder._sources, "schema", together)
+    writer = Writer("SELECT count(*) AS n FROM moons")
+    sources = [Source("gone", "sqlite", "gone.db"), SKY]
+    found = await finder.write(cast("Model", writer), "How many moons are icy?", (), sources, Deadline.after(10))
+    assert [row.columns for row in found.rows] == [{"n": 4}]

@@ -155,3 +155,27 @@ def _children() -> set[int]:
         except OSError:
             continue
     return found
+
+
+async def test_tables_that_are_known_wait_for_no_look_and_those_that_are_not_no_longer_than_they_may(
+    sources: Sources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = await sources.schema(NUMBERS, Deadline.after(10))
+    looking = asyncio.Event()
+
+    async def never(*_: Any, **__: Any) -> Any:
+        looking.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(sources._engines["sqlite"], "schema", never)
+    refreshing = asyncio.create_task(sources.schema(NUMBERS, Deadline.after(60), refresh=True))
+    await looking.wait()
+    async with asyncio.timeout(2):
+        assert await sources.schema(NUMBERS, Deadline.after(10)) is known
+        with pytest.raises(DeadlineExceeded, match="tables of the source 'numbers'"):
+            await sources.schema(NUMBERS, Deadline.after(0.05), refresh=True)
+    refreshing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await refreshing
+    monkeypatch.undo()
+    assert (await sources.schema(NUMBERS, Deadline.after(10), refresh=True)).tables == known.tables

@@ -84,6 +84,45 @@ def test_values_and_places_have_to_agree() -> None:
         statement.values({"a": 1, "b": 2, "c": 3})
 
 
+@pytest.mark.parametrize(
+    ("dialect", "sql", "call"),
+    [
+        ("postgresql", "SELECT $€$ ' $€$, pg_read_file('/etc/passwd') --'", "pg_read_file"),
+        ("postgresql", "SELECT 1 AS a€$$, lo_export(1, 'x') AS b€$$", "lo_export"),
+        ("postgresql", "SELECT 1 AS a\u0300$$, lo_export(1, 'x') AS b\u0300$$", "lo_export"),
+    ],
+)
+def test_what_is_beyond_ascii_is_a_letter_as_for_the_server(dialect: Dialect, sql: str, call: str) -> None:
+    assert call in read(sql, dialect).calls
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT 'x' --\u00a0, f('/etc/passwd') INTO OUTFILE 'x' FROM (SELECT 1 AS `\u00a0`) t",
+        "SELECT 1 --\x7f'\n INTO OUTFILE 'x' -- '",
+    ],
+)
+def test_comments_begin_and_end_where_they_do_for_mysql(sql: str) -> None:
+    assert ("into", "outfile") in read(sql, "mysql").pairs
+
+
+@pytest.mark.parametrize("dialect", BOTH)
+@pytest.mark.parametrize("number", ["0.5for", "1.e", "1e", "0xfg", "1..2", "1_0", "5€", "1$a"])
+def test_a_number_swallows_no_word(dialect: Dialect, number: str) -> None:
+    with pytest.raises(Refused, match="blank between"):
+        read(f"SELECT {number} update", dialect)
+    assert read("SELECT 1, 1., .5, 1.5e-3, 0xFF, t.a", dialect).first == "select"
+
+
+def test_parameters_are_placed_in_one_pass_and_have_an_end() -> None:
+    many = read("SELECT " + ", ".join(f":a{number}" for number in range(1000)), "postgresql")
+    assert (len(many.names), many.text.split()[-1]) == (1000, "$1000")
+    for dialect in BOTH:
+        with pytest.raises(InvalidInput, match="1,000 parameters"):
+            read("SELECT " + ", ".join(":a" for _ in range(1001)), dialect)
+
+
 @given(
     st.lists(st.sampled_from(["'", '"', "`", "\\", ";", ":a", "$$", "$x$", "/*", "*/", "--", "\n", " ", "E", "a", "("]))
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -162,3 +163,39 @@ async def test_a_refresh_tells_those_who_look_for_names(client: httpx.AsyncClien
     assert [change.kind for change in changes] == ["sources"]
     values = await roles.database.source_values("shop", deadline=soon())
     assert [(value.value, value.key) for value in values] == [("Gonçalves", 1), ("Köhler", 2)]
+
+
+async def test_a_client_that_goes_takes_its_lookup_along(
+    client: httpx.AsyncClient, app: FastAPI, roles: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, ended = asyncio.Event(), asyncio.Event()
+    messages = [{"type": "http.request", "body": b"{}", "more_body": False}]
+
+    async def never(*_: Any, **__: Any) -> Any:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    async def receive() -> Any:
+        if messages:
+            return messages.pop()
+        await begun.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        raise AssertionError(message)
+
+    monkeypatch.setattr(roles.database, "run_lookup", never)
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": f"{PLACE}/customer_total",
+        "query_string": b"",
+        "headers": [(b"content-type", b"application/json")],
+        "http_version": "1.1",
+    }
+    async with asyncio.timeout(2):
+        await app(cast("Any", scope), receive, send)
+    assert ended.is_set()

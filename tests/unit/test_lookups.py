@@ -84,6 +84,8 @@ def test_what_is_wrong_with_arguments_is_said(arguments: dict[str, Any], says: s
         ("integer", 7, 7),
         ("integer", 7.0, 7),
         ("integer", "7", 7),
+        ("integer", 2**53 + 1, 2**53 + 1),
+        ("integer", str(2**63 - 1), 2**63 - 1),
         ("integer", 7.5, None),
         ("integer", True, None),
         ("integer", "seven", None),

@@ -202,6 +202,76 @@ async def test_a_client_that_goes_takes_its_statement_along(client: httpx.AsyncC
     assert places["sky"]._free._value == 8
 
 
+async def test_a_client_that_goes_takes_its_explanation_along(
+    client: httpx.AsyncClient, app: FastAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, ended = asyncio.Event(), asyncio.Event()
+    body = json.dumps({"sql": "SELECT 1"}).encode()
+    messages = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def never(*_: Any) -> Any:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    async def receive() -> Any:
+        if messages:
+            return messages.pop()
+        await begun.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        raise AssertionError(message)
+
+    monkeypatch.setattr(app.state.queries.sources, "explain", never)
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/v1/sources/sky/explain",
+        "query_string": b"",
+        "headers": [(b"content-type", b"application/json")],
+        "http_version": "1.1",
+    }
+    async with asyncio.timeout(2):
+        await app(cast("Any", scope), receive, send)
+    assert ended.is_set()
+
+
+@pytest.mark.parametrize("form", ["ndjson", "csv"])
+async def test_a_client_that_takes_no_rows_holds_no_statement_beyond_its_time(
+    client: httpx.AsyncClient, app: FastAPI, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    monkeypatch.setattr("serve.streaming.GRACE_S", 0.05)
+    body = json.dumps({"sql": "SELECT a.n FROM many a, many b"}).encode()
+    messages = [{"type": "http.request", "body": body, "more_body": False}]
+    started = asyncio.Event()
+
+    async def receive() -> Any:
+        if not messages:
+            await asyncio.Event().wait()
+        return messages.pop()
+
+    async def send(message: Any) -> None:
+        started.set()
+        if message.get("body"):
+            await asyncio.Event().wait()
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/v1/sources/sky/query",
+        "query_string": f"_format={form}&timeout_ms=300".encode(),
+        "headers": [(b"content-type", b"application/json")],
+        "http_version": "1.1",
+    }
+    async with asyncio.timeout(3):
+        await app(cast("Any", scope), receive, send)
+    assert started.is_set()
+    assert app.state.queries.sources._places["sky"]._free._value == 8
+
+
 async def test_an_unknown_source_is_404(client: httpx.AsyncClient) -> None:
     for path in ("query", "explain", "test"):
         answer = await client.post(f"/v1/sources/none/{path}", json={"sql": "SELECT 1"})

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sqlite3
 import sys
 import threading
@@ -19,7 +20,9 @@ from actors.messages import Evidence, Lookup, Row, Source, SourceValue
 from actors.sql import guard, links
 from actors.sql import sqlite as reader
 from actors.sql.evidence import Finder
+from actors.sql.running import Limits
 from actors.sql.sources import Sources
+from actors.sql.sqlite_process import _Child
 
 PLANETS = Source("planets", "sqlite", "planets.db")
 
@@ -381,3 +384,25 @@ def test_a_literal_is_read_back_as_the_value(value: Any) -> None:
 def test_a_nul_cannot_be_quoted() -> None:
     with pytest.raises(ValueError, match="NUL"):
         guard.identifier("a\0b")
+
+
+async def test_a_child_that_is_left_while_nobody_reads_from_it_is_ended(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[_Child] = []
+    start = _Child.start
+
+    async def noted(*, confined: bool) -> _Child:
+        started.append(await start(confined=confined))
+        return started[-1]
+
+    monkeypatch.setattr(_Child, "start", noted)
+    of = sources(root)
+    rows = "SELECT printf('%.*c', 1000000, 'x') FROM (VALUES (1), (2), (3), (4), (5), (6), (7), (8))"
+    async with asyncio.timeout(5):
+        async with of.query(PLANETS, rows, {}, Limits(100, 50_000_000), Deadline.after(60)):
+            while not started[0]._answers._paused:  # type: ignore[attr-defined]
+                await asyncio.to_thread(lambda: None)
+        assert not started[0].alive
+    assert started[0].killed_for == signal.SIGKILL
+    await of.close()

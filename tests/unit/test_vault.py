@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from stores import DEFAULTS
 
+from actors.deadline import Deadline
+from actors.egress import Guard
 from actors.errors import InvalidInput, Refused, Unavailable
 from actors.messages import Source
-from actors.sql.access import check_fields
+from actors.sql.access import PORTS, check_fields, reaching
 from actors.sql.vault import Vault
 
 CRM = Source("crm", "postgresql", host="db.example.org", database="crm", user="reader")
@@ -57,6 +61,44 @@ def test_a_variable_that_may_be_named_is_read(vault: Vault) -> None:
 def test_no_other_variable_is_read(vault: Vault, name: str) -> None:
     with pytest.raises(Refused, match=name):
         vault.open(replace(CRM, password_env=name))
+
+
+def test_by_default_only_variables_of_sources_may_be_named(tmp_path: Path) -> None:
+    environ = {"POSTGRES_PASSWORD": "x", "SOURCE_CRM": "hunter2"}
+    vault = Vault(tmp_path / "key", variables=DEFAULTS.sources.password_variables, environ=environ)
+    assert vault.open(replace(CRM, password_env="SOURCE_CRM")) == "hunter2"  # noqa: S106 - a name
+    with pytest.raises(Refused, match="POSTGRES_PASSWORD"):
+        vault.open(replace(CRM, password_env="POSTGRES_PASSWORD"))  # noqa: S106 - a name
+
+
+@pytest.mark.parametrize(
+    ("tls", "allow", "goes"),
+    [
+        ("prefer", (), False),
+        ("require", (), True),
+        ("verify", (), True),
+        ("prefer", ("db.example.org",), True),
+        ("prefer", ("93.184.0.0/16",), True),
+        ("prefer", ("other.example.org", "10.0.0.0/8"), False),
+    ],
+)
+async def test_a_password_of_the_operators_goes_where_nobody_reads_it(
+    vault: Vault, tls: Any, allow: tuple[str, ...], goes: bool
+) -> None:
+    async def resolve(host: str, port: int) -> list[str]:
+        return ["93.184.216.34"]
+
+    reach = reaching(Guard(allow, resolve=resolve, ports=PORTS.values()), vault)
+    named = replace(CRM, tls=tls, password_env="CRM_PASSWORD")  # noqa: S106 - a name
+    if goes:
+        assert (await reach(named, Deadline.after(5))).password == "hunter2"  # noqa: S105 - of no account
+    else:
+        with pytest.raises(Refused, match="over TLS"):
+            await reach(named, Deadline.after(5))
+    # A password that came with the source is its own.
+    sealed = replace(CRM, tls=tls)
+    sealed = replace(sealed, secret=await asyncio.to_thread(vault.seal, sealed, "own"))
+    assert (await reach(sealed, Deadline.after(5))).password == "own"  # noqa: S105 - of no account
 
 
 @pytest.mark.parametrize(
