@@ -255,7 +255,8 @@ async def test_the_time_of_the_upload_is_not_the_readings(
         nonlocal now
         body = form()
         for start in range(0, len(body), 50):
-            now += 10
+            # The last pieces may hold nothing but what closes the form, and come when the file has been taken.
+            now += 10 if start < len(body) - 200 else 0
             yield body[start : start + 50]
 
     async with client(await application(reader, tmp_path)) as http:
