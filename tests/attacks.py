@@ -231,3 +231,27 @@ SQLITE: Final = (
     "SELECT count(*) FROM track a, track b, track c, track d",
     "SELECT '" + "a" * 40_000 + "' LIKE '" + "%a" * 15_000 + "b'",
 )
+
+NOT_UNDERSTOOD: Final = {
+    "postgresql": (
+        "SELECT * INTO attack FROM artist",
+        "WITH gone AS (DELETE FROM scratch RETURNING n) SELECT * FROM gone",
+        "WITH more AS (INSERT INTO scratch VALUES (9) RETURNING n) SELECT * FROM more",
+        "SELECT * FROM (WITH gone AS (DELETE FROM scratch RETURNING n) SELECT * FROM gone) q",
+        "SELECT quietly()",
+    ),
+    "mysql": (
+        "SELECT 'a''; SELECT 1; DELETE FROM scratch; --",
+        "WITH x AS (SELECT 1) DELETE FROM scratch",
+    ),
+    "sqlite": (
+        "SELECT 1; DELETE FROM scratch",
+        "REINDEX",
+        "SELECT writefile('{out}', 'x')",
+        "SELECT readfile('/etc/passwd')",
+        "SELECT edit('x')",
+        "SELECT * FROM dbstat",
+        SQLITE[-1],
+    ),
+}
+"""Attacks that are no statement at all to the server, or to what binds it, and are told as that."""

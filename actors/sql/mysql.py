@@ -71,9 +71,9 @@ DENIED: Final = frozenset({
 STORE: Final = """
 SELECT 1 FROM information_schema.tables
 WHERE table_name IN ('alembic_version', 'idempotency_keys', 'superseded', 'counters', 'mentions')
-GROUP BY table_schema HAVING count(*) = 5 LIMIT 1
+GROUP BY table_schema HAVING count(*) >= 2 LIMIT 1
 """
-"""Finds a store of Gatherum that the user can see, in whatever database of the server."""
+"""Finds a store of Gatherum that the user can see, in whatever database of the server, and be it two of its tables."""
 
 _TYPES: Final = {
     value: name.lower()

@@ -292,6 +292,11 @@ async def test_the_store_is_never_a_source(
         # Nor by way of another database of the same server.
         with pytest.raises(Refused, match="store of Gatherum"):
             await sources.check(replace(source, user=shop.BOSS))
+        # Nor with rights to a part of it.
+        for table in ("counters", "mentions", "superseded"):
+            server.administer(f"DROP TABLE {table}", name)
+        with pytest.raises(Refused, match="store of Gatherum"):
+            await sources.check(replace(source, user=shop.BOSS))
     server.drop_database(name)
 
 
