@@ -174,7 +174,8 @@ def end_session(server: Server, kind: Kind) -> bool:
     if kind == "postgresql":
         return "t" in server.administer(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-            " WHERE state = 'active' AND query LIKE '%track b%' AND pid <> pg_backend_pid()"
+            # What a cursor fetches is not told, but nothing else takes so long.
+            " WHERE state = 'active' AND query LIKE 'FETCH%' AND clock_timestamp() - query_start > interval '200 ms'"
         )
     found = server.administer(
         "SELECT id FROM information_schema.processlist"
