@@ -4,13 +4,9 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
-from actors.sql.schema import MAX_TABLES, ColumnInfo, Draft, Schema, Tested, finish
-
-Fetch = Callable[[str], Awaitable[list[Any]]]
-"""A statement of ours to its rows."""
+from actors.sql.schema import MAX_TABLES, ColumnInfo, Draft, Fetch, Schema, Tested, finish
 
 TABLES: Final = f"""
 SELECT table_name, table_schema, IF(table_type LIKE '%VIEW%', 'view', 'table'), table_rows, table_comment

@@ -28,7 +28,7 @@ from actors.sql.access import CONNECT_S, Access, Reach
 from actors.sql.idle import Idle
 from actors.sql.lexing import Statement, read
 from actors.sql.running import GRACE_S, Allowance, Column, Limits, Params, Result, no_query, too_slow
-from actors.sql.schema import Schema, Tested
+from actors.sql.schema import Fetch, Schema, Tested
 
 LAYERS: Final = frozenset(
     {"words", "read_only", "pinned", "cursor", "single", "timeouts", "functions", "rollback", "forget", "cancel"}
@@ -208,21 +208,13 @@ class PostgresEngine:
     async def schema(self, source: Source, deadline: Deadline, *, samples: int) -> Schema:
         """See `Engine.schema`."""
         async with self._begun(source, None, deadline) as connection:
-
-            async def fetch(sql: str) -> list[Any]:
-                rows: list[Any] = await self._step(connection.driver.fetch(sql), source, deadline)
-                return rows
-
+            fetch = self._fetching(connection, source, deadline)
             return await postgres_catalog.schema(fetch, samples=samples)
 
     async def test(self, source: Source, deadline: Deadline) -> Tested:
         """See `Engine.test`."""
         async with self._begun(source, None, deadline) as connection:
-
-            async def fetch(sql: str) -> list[Any]:
-                rows: list[Any] = await self._step(connection.driver.fetch(sql), source, deadline)
-                return rows
-
+            fetch = self._fetching(connection, source, deadline)
             return await postgres_catalog.test(fetch)
 
     async def close(self) -> None:
@@ -323,6 +315,15 @@ class PostgresEngine:
                 raise
             return connection
         raise failure
+
+    def _fetching(self, connection: _Connection, source: Source, deadline: Deadline) -> Fetch:
+        """What gives the rows of a statement of ours, in a session that has begun."""
+
+        async def fetch(sql: str) -> list[Any]:
+            rows: list[Any] = await self._step(connection.driver.fetch(sql), source, deadline)
+            return rows
+
+        return fetch
 
     async def _step(self, step: Any, source: Source, deadline: Deadline) -> Any:
         """One exchange with the server, within the deadline, its errors in our words."""

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Final
 
 from actors.sql.guard import identifier
-from actors.sql.schema import MAX_TABLES, ColumnInfo, Draft, Schema, Tested, finish
-
-Fetch = Callable[[str], Awaitable[list[Any]]]
-"""A statement of ours to its rows."""
+from actors.sql.schema import MAX_TABLES, ColumnInfo, Draft, Fetch, Schema, Tested, finish
 
 _OURS: Final = "n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname !~ '^pg_(toast|temp)'"
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, time
 from decimal import Decimal
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
+
+Fetch: TypeAlias = Callable[[str], Awaitable[list[Any]]]
+"""A statement of ours to its rows."""
 
 MAX_SAMPLE_CHARS: Final = 80
 """Longer samples are cut."""

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Final
 
 from actors.errors import InvalidInput
 from actors.sql.guard import identifier
-from actors.sql.schema import MAX_TABLES, ColumnInfo, Draft, Schema, Tested, finish
-
-Fetch = Callable[[str], Awaitable[list[Any]]]
-"""A statement of ours to its rows."""
+from actors.sql.schema import MAX_TABLES, ColumnInfo, Draft, Fetch, Schema, Tested, finish
 
 TABLES: Final = "SELECT name, type, sql FROM sqlite_master WHERE type IN ('table', 'view') ORDER BY name"
 
