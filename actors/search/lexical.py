@@ -200,6 +200,7 @@ class LexicalIndex:
 
     def commit(self) -> None:
         """Make everything since the last commit visible at once."""
+        self._bags.settle()
         self._writer.commit()
         self._index.reload()
         self._view = self._current()

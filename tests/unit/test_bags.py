@@ -26,6 +26,7 @@ def filled(held: Sequence[Entry]) -> Bags:
     made = Bags(FIELDS)
     for number, stems in enumerate(held):
         made.add(number, stems)
+    made.settle()
     return made
 
 
@@ -83,6 +84,7 @@ def test_entries_that_were_given_up_half_way_are_not_counted() -> None:
     made.add(2, {"text": ["moon"]})
     made.remove(range(5))
     made.add(5, {"text": ["moon", "ice"]})
+    made.settle()
     assert made.words() == {"text": 2}
 
 
@@ -99,11 +101,32 @@ def test_numbers_may_be_left_out_but_none_comes_twice() -> None:
     made = Bags(FIELDS)
     made.add(3, {"text": ["moon"]})
     made.add(2000, {"text": ["moon"]})
+    made.settle()
     found = made.scores(np.array([0, 3, 4, 2000]), terms({("text", "moon"): 1.0}), k1=1.2, b=0.75)
     assert found.tolist() == [0.0, 1.0, 0.0, 1.0]
     for taken in (2000, 7):
         with pytest.raises(ValueError, match="is there"):
             made.add(taken, {})
+
+
+@given(st.lists(st.tuples(st.integers(1, 3), st.booleans(), entry), min_size=1, max_size=8), weights)
+def test_it_makes_no_difference_which_entries_are_settled_together(
+    steps: list[tuple[int, bool, Entry]], of: dict[tuple[str, str], float]
+) -> None:
+    one, other = Bags(FIELDS), Bags(FIELDS)
+    number = -1
+    for step, alone, stems in steps:
+        number += step
+        one.add(number, stems)
+        other.add(number, stems)
+        if alone:
+            one.settle()
+    one.settle()
+    other.settle()
+    asked = np.arange(number + 1)
+    first, second = (bags.scores(asked, terms(of), k1=1.2, b=0.75).tolist() for bags in (one, other))
+    assert first == second
+    assert (one.words(), one.longest()) == (other.words(), other.longest())
 
 
 def test_rows_that_would_be_too_full_are_more() -> None:
@@ -130,6 +153,7 @@ def test_what_was_saved_is_there_again_and_can_grow(tmp_path: Path) -> None:
         bags.remove(range(1, 2))
         bags.add(2, {})
         bags.add(3, {"text": ["io", "ice"]})
+        bags.settle()
     asked = np.array([0, 1, 2, 3])
     one, other = (bags.scores(asked, terms(of), k1=1.2, b=0.75).tolist() for bags in (made, loaded))
     assert one == other
@@ -143,6 +167,7 @@ def test_an_empty_one_can_be_saved(tmp_path: Path) -> None:
     Bags(FIELDS).save(tmp_path / "bags")
     loaded = Bags.load(tmp_path / "bags", FIELDS)
     loaded.add(0, {"text": ["moon"]})
+    loaded.settle()
     assert loaded.scores(np.array([0]), terms({("text", "moon"): 1.0}), k1=1.2, b=0.75).tolist() == [1.0]
 
 
