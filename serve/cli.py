@@ -335,7 +335,7 @@ def estimated(url: str | None, files: list[Path | str], *, collection: str, quie
         looks: list[estimate.Look] = []
         async with render.counting(looks, len(paths), shown=not quiet and sys.stderr.isatty()):
             await estimate.look_at_all(paths, limits, looks)
-        return estimate.summary(looks, known, urls=len(files) - len(paths))
+        return estimate.summary(looks, known, embeds=limits.embeds, urls=len(files) - len(paths))
 
     return asyncio.run(run())
 

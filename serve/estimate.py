@@ -30,6 +30,16 @@ TEXT_PAGE_S: Final = 0.030
 SCANNED_PAGE_S: Final = 1.2
 """Time of one core for a page, s: with chunks and names 66 pages/s on two cores, Tesseract 1.7 (docs/benchmarks.md)."""
 
+EMBEDDED_BYTES_PER_S: Final = 2_800
+"""Text of which one core makes vectors in a second: 180 tokens of a passage, some 4 bytes each, take MiniLM 65 ms, and
+each passage is embedded with its title. Another model in a folder is taken to be as large."""
+
+VECTOR_SHARE: Final = 1.1
+"""What vectors take in the store, as a multiple of the text: 768 bytes for a passage of some 700."""
+
+SCANNED_TEXT_BYTES: Final = 2_500
+"""Text that a scanned page is taken to have."""
+
 PAGE_BYTES: Final = 6000
 TEXT_SHARE: Final = 2.4
 """What a page takes in the store: a fixed part for the rows of its chunks and names, and so many times its text and
@@ -48,19 +58,22 @@ class Limits:
         max_pages: of a document.
         page_s: budget of one page, s.
         memory_mb: allowance of the process that opens files, MB.
+        embeds: whether vectors are made here, not by an endpoint elsewhere or not at all.
     """
 
     max_file_mb: float
     max_pages: int
     page_s: float
     memory_mb: int
+    embeds: bool = False
 
     @classmethod
     def of(cls, settings: Settings) -> Self:
         """Those of these settings: the server's own, if it runs with the same."""
         pdf = settings.pdf
         largest = min(settings.api.max_upload_mb, pdf.max_file_mb)
-        return cls(largest, pdf.max_pages, pdf.page_timeout_s, pdf.worker_memory_mb)
+        embeds = settings.encoder.kind in ("minilm", "folder")
+        return cls(largest, pdf.max_pages, pdf.page_timeout_s, pdf.worker_memory_mb, embeds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +87,8 @@ class Look:
         pages: page count.
         sampled: pages looked at.
         scanned: of those, the ones that need optical recognition.
-        stored: bytes that those with text will take in the store.
+        text: bytes of the text of those that have any.
+        stored: bytes that they will take in the store.
         code: of the error that the server would answer with; None for a file that it would take.
         error: the same for a person.
     """
@@ -85,6 +99,7 @@ class Look:
     pages: int = 0
     sampled: int = 0
     scanned: int = 0
+    text: int = 0
     stored: int = 0
     code: str | None = None
     error: str | None = None
@@ -114,7 +129,7 @@ def _looked_into(path: str, size: int, sha256: str, limits: Limits) -> Look:
 
     count = reading.inspect(path, limits.max_pages).pages
     chosen = sample(count)
-    scanned = 0
+    scanned = text = 0
     stored = 0.0
     with reading.opened(path) as document:
         for number in chosen:
@@ -122,9 +137,10 @@ def _looked_into(path: str, size: int, sha256: str, limits: Limits) -> Look:
             if why:
                 scanned += 1
             else:
-                words = zlib.compress(page.words.data, 1)
-                stored += TEXT_SHARE * (len(page.text.encode()) + len(words)) + PAGE_BYTES
-    return Look(path, size, sha256, count, len(chosen), scanned, round(stored))
+                length, words = len(page.text.encode()), zlib.compress(page.words.data, 1)
+                text += length
+                stored += TEXT_SHARE * (length + len(words)) + PAGE_BYTES
+    return Look(path, size, sha256, count, len(chosen), scanned, text, round(stored))
 
 
 def sample(count: int) -> list[int]:
@@ -174,12 +190,15 @@ def _process() -> ProcessPoolExecutor:
     return ProcessPoolExecutor(1, mp_context=get_context("spawn"))
 
 
-def summary(looks: Iterable[Look], known: set[str] | None, *, urls: int = 0, cpus: int | None = None) -> dict[str, Any]:
+def summary(
+    looks: Iterable[Look], known: set[str] | None, *, embeds: bool, urls: int = 0, cpus: int | None = None
+) -> dict[str, Any]:
     """What all of it comes to; the JSON of `gatherum ingest --dry-run --json`.
 
     Args:
         looks: one a file.
         known: hashes of the files that the collection has; None if the server could not be asked.
+        embeds: as in `Limits`.
         urls: how many URLs there were, which are not looked at.
         cpus: that will read; those of this machine by default.
     """
@@ -201,8 +220,13 @@ def summary(looks: Iterable[Look], known: set[str] | None, *, urls: int = 0, cpu
             new.append(each)
     pages = sum(each.pages for each in new)
     scanned = sum(each.pages * each.scanned / each.sampled for each in new)
-    texts = sum(each.pages * each.stored / each.sampled for each in new)
+    stored = sum(each.pages * each.stored / each.sampled for each in new) + scanned * SCANNED_BYTES
     size = sum(each.size for each in new)
+    seconds = (pages - scanned) * TEXT_PAGE_S + scanned * SCANNED_PAGE_S
+    if embeds:
+        text = sum(each.pages * each.text / each.sampled for each in new) + scanned * SCANNED_TEXT_BYTES
+        seconds += text / EMBEDDED_BYTES_PER_S
+        stored += text * VECTOR_SHARE
     return {
         "files": files,
         "new": len(new),
@@ -212,8 +236,8 @@ def summary(looks: Iterable[Look], known: set[str] | None, *, urls: int = 0, cpu
         "urls": urls,
         "pages": pages,
         "scanned_pages": round(scanned),
-        "seconds": round(((pages - scanned) * TEXT_PAGE_S + scanned * SCANNED_PAGE_S) / cpus, 1),
+        "seconds": round(seconds / cpus, 1),
         "cpus": cpus,
         "file_bytes": size,
-        "store_bytes": round(texts + scanned * SCANNED_BYTES),
+        "store_bytes": round(stored),
     }

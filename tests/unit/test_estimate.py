@@ -12,8 +12,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from config.settings import load
 from serve import estimate, render
-from serve.estimate import SAMPLE, SCANNED_BYTES, SCANNED_PAGE_S, TEXT_PAGE_S, Limits, Look, sample, summary
+from serve.estimate import (
+    EMBEDDED_BYTES_PER_S,
+    SAMPLE,
+    SCANNED_BYTES,
+    SCANNED_PAGE_S,
+    SCANNED_TEXT_BYTES,
+    TEXT_PAGE_S,
+    VECTOR_SHARE,
+    Limits,
+    Look,
+    sample,
+    summary,
+)
 
 LIMITS = Limits(max_file_mb=1.0, max_pages=20, page_s=30.0, memory_mb=1500)
 TEXT = "Huygens landed on Titan, the largest moon of Saturn, on 14 January 2005. " * 5
@@ -54,6 +67,7 @@ def test_a_look_counts_pages_and_tells_scans_from_text(tmp_path: Path) -> None:
     found = estimate.look(str(path), LIMITS)
     assert (found.code, found.pages, found.sampled, found.scanned) == (None, 4, 4, 1)
     assert (found.size, len(found.sha256)) == (path.stat().st_size, 64)
+    assert found.text > 3 * len(TEXT)
     assert found.stored > 3 * 2 * len(TEXT)
 
 
@@ -84,7 +98,7 @@ def test_the_sum_weighs_pages_and_counts_each_file_once() -> None:
         Look("known.pdf", 500, "k", pages=10, sampled=8),
         Look("bad.pdf", code="not_a_pdf", error="The file is not a PDF."),
     ]
-    found = summary(looks, {"k", "x"}, urls=1, cpus=2)
+    found = summary(looks, {"k", "x"}, embeds=False, urls=1, cpus=2)
     seconds = (85 * TEXT_PAGE_S + 25 * SCANNED_PAGE_S) / 2
     assert found == {
         "files": 5,
@@ -100,8 +114,21 @@ def test_the_sum_weighs_pages_and_counts_each_file_once() -> None:
         "file_bytes": 1500,
         "store_bytes": 75 * 3000 + 10 * 2000 + 25 * SCANNED_BYTES,
     }
-    assert summary(looks, None)["known"] is None
-    assert summary([], set())["pages"] == 0
+    assert summary(looks, None, embeds=False)["known"] is None
+    assert summary([], set(), embeds=True)["pages"] == 0
+
+
+def test_vectors_take_most_of_the_time_where_they_are_made_here() -> None:
+    looks = [Look("a.pdf", 1000, "a", pages=100, sampled=8, scanned=2, text=6 * 2800, stored=6 * 3000)]
+    without, found = (summary(looks, None, embeds=embeds, cpus=2) for embeds in (False, True))
+    text = 75 * 2800 + 25 * SCANNED_TEXT_BYTES
+    assert found["seconds"] - without["seconds"] == pytest.approx(text / EMBEDDED_BYTES_PER_S / 2, abs=0.2)
+    assert found["store_bytes"] - without["store_bytes"] == pytest.approx(text * VECTOR_SHARE, abs=1)
+
+
+@pytest.mark.parametrize(("kind", "embeds"), [("minilm", True), ("none", False)])
+def test_whether_vectors_are_made_is_for_the_settings_to_say(kind: str, embeds: bool) -> None:
+    assert Limits.of(load(environ={"GATHERUM_ENCODER__KIND": kind})).embeds is embeds
 
 
 def crash(path: str, limits: Limits) -> Look:
@@ -144,6 +171,6 @@ def shown(values: dict[str, Any]) -> str:
 
 def test_the_table_says_what_counts() -> None:
     looks = [Look("a.pdf", 1_500_000, "a", pages=400, sampled=8, scanned=2), Look("b.pdf", code="x", error="Broken.")]
-    text = shown(summary(looks, None, cpus=2))
+    text = shown(summary(looks, None, embeds=False, cpus=2))
     for part in ("400, about 100 of them scanned (25%)", "unknown", "1.5 MB", "2 cores", "b.pdf", "Broken."):
         assert part in text
