@@ -35,7 +35,7 @@ T = TypeVar("T")
 PATIENCE_S: Final = 2.0
 """How long a shard is waited for once another has answered, s."""
 
-CANDIDATES: Final = 70
+CANDIDATES: Final = 40
 """As in `search/shelf.py`, which would bring the libraries of the indexes along; a test holds them equal."""
 
 SPARE: Final = 20

@@ -11,30 +11,36 @@ chunk. Quality is of the first 100, costs are of a search for 10: CPU time of th
 from __future__ import annotations
 
 import argparse
+import asyncio
+import contextlib
 import importlib.util
 import json
 import math
 import os
 import resource
-import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, cast
 
 import numpy as np
 import tantivy
 from rich.console import Console
 from rich.table import Table
 
-from actors.messages import WORD, Chunk, Embeddings, PublishedDocument, Query, Words
+from actors.database import Database
+from actors.deadline import Deadline
+from actors.errors import GatherumError
+from actors.messages import WORD, Change, Chunk, Embeddings, Fitted, PublishedDocument, Query, Words
+from actors.retrieval import Retriever
 from actors.search import fast
 from actors.search.dense import DenseIndex
 from actors.search.encoder import OnnxEncoder, Vectors, unit
 from actors.search.language import stems
-from actors.search.shelf import DENSE, Shelf, Wanted
+from actors.search.placement import Shard
+from actors.search.shelf import Shelf, Wanted
 from actors.search.wordpieces import default as default_pieces
 from config.settings import load
 
@@ -48,10 +54,11 @@ BATCHES = 150
 NOISE = 0.4
 """Length of the noise on a repeated vector: its cosine with the original is 0.93."""
 
-OPTIONS: dict[str, Any] = {"writer_memory_mb": 500, "max_query_terms": 64, "languages": ("english",)}
-"""Of the shelf whose speed is measured."""
+WARM: Final = 20
+"""Batches before that are counted: words and their pieces are remembered."""
 
-BUILT, FAST = "built.json", "fast.npz"
+FILL_S: Final = 7200.0
+FAST: Final = "fast.npz"
 
 Ranking = list[int]
 Searching = Callable[[Sequence[str], int], list[Ranking]]
@@ -97,7 +104,8 @@ def main() -> None:
     keep = _keeper(options.cache)
     report: dict[str, Any]
     if options.chunks:
-        report = {"speed": [_speed(collections, encoder, keep, count, options.indexes) for count in options.chunks]}
+        speeds = [asyncio.run(_speed(collections, encoder, keep, count, options.indexes)) for count in options.chunks]
+        report = {"speed": speeds}
     else:
         scores: list[Score] = []
         for collection in collections:
@@ -287,87 +295,124 @@ def _show(scores: Sequence[Score]) -> None:
 # --- speed ---
 
 
-def _speed(
+class Many:
+    """What the role follows of the store: so many documents of one chunk, the collections' again and again.
+
+    Repeated ones have noise on their vectors and lack some words at the end, so that no two are the same to an index.
+
+    Args:
+        wholes: the texts.
+        vectors: of these.
+        quick: the fast encoder.
+        count: documents.
+    """
+
+    def __init__(self, wholes: Sequence[str], vectors: Vectors, quick: fast.FastEncoder, count: int) -> None:
+        self._wholes = wholes
+        self._vectors = vectors
+        self._quick = quick
+        self._count = count
+
+    async def last_change(self, *, deadline: Deadline) -> int:
+        """One, in which all were published."""
+        return 1
+
+    async def collections(self, *, deadline: Deadline) -> list[str]:
+        """One holds them all."""
+        return ["all"]
+
+    async def changes(self, after: int, wait_s: float, limit: int, *, deadline: Deadline) -> list[Change]:
+        """Nothing happens any more."""
+        if after < 1:
+            return [Change(1, "collection", collection="all")]
+        await asyncio.sleep(wait_s)
+        return []
+
+    async def fitted(self, name: str, *, known: str | None = None, deadline: Deadline) -> Fitted | None:
+        """The fast encoder."""
+        if not name.startswith("fast:"):
+            return None
+        return Fitted(name, self._quick.version, self._quick.rows, self._quick.to_bytes())
+
+    async def published(
+        self, after: str | None, limit: int, *, encoder: str, shard: Shard, deadline: Deadline
+    ) -> list[PublishedDocument]:
+        """Up to `limit` of them past an id, each made when it is asked for."""
+        first = 0 if after is None else int(after) + 1
+        return [self._made(number) for number in range(first, min(first + limit, self._count))]
+
+    def _made(self, number: int) -> PublishedDocument:
+        place = number % len(self._wholes)
+        chance = np.random.default_rng(number)
+        text, vector = self._wholes[place], self._vectors[place : place + 1]
+        if number >= len(self._wholes):
+            text = text[: len(text) - int(chance.integers(0, 1 + len(text) // 2))]
+            noise = chance.normal(0, NOISE / math.sqrt(vector.shape[1]), vector.shape)
+            vector = unit(vector + noise.astype(np.float32))
+        chunk = Chunk(1, 0, 0, len(text), text, Words(bytes(WORD.itemsize * len(text.split()))))
+        return PublishedDocument(f"{number:09}", "", "all", (chunk,), {}, Embeddings.of(self._quick.identity, vector))
+
+
+async def _speed(
     collections: Sequence[Collection], encoder: OnnxEncoder, keep: Any, count: int, kept: Path | None
 ) -> dict[str, Any]:
-    """Hybrid fast over so many chunks: the three collections, again and again, the vectors with noise."""
-    asked = [text for one in collections for text in one.queries]
+    """Hybrid fast over so many chunks, through the role, in this process."""
+    wholes = [
+        f"{title}\n{text}".strip() for one in collections for title, text in zip(one.titles, one.texts, strict=True)
+    ]
+    made = [keep(f"{one.name}.documents", lambda: np.empty((0, 0), np.float32)) for one in collections]
+    if sum(map(len, made)) != len(wholes):
+        raise SystemExit("Measure the quality first, with --cache: speed is measured over its vectors.")
+    vectors = np.concatenate(made)
+    file = kept / FAST if kept else None
+    if file and file.is_file():
+        quick = fast.FastEncoder.from_bytes(file.read_bytes())
+    else:
+        quick = _fit(wholes, vectors, encoder, keep)
+        if file:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(quick.to_bytes())
+    store = Many(wholes, vectors, quick, count)
     with tempfile.TemporaryDirectory() as scratch:
-        folder = kept / str(count) if kept else Path(scratch) / "built"
-        if not (folder / BUILT).is_file():
-            wholes = [
-                f"{title}\n{text}".strip()
-                for one in collections
-                for title, text in zip(one.titles, one.texts, strict=True)
-            ]
-            vectors = np.concatenate(
-                [keep(f"{one.name}.documents", lambda: np.empty((0, 0), np.float32)) for one in collections]
-            )
-            if len(vectors) != len(wholes):
-                raise SystemExit("Measure the quality first, with --cache: speed is measured over its vectors.")
-            _build(folder, wholes, vectors, _fit(wholes, vectors, encoder, keep), count)
-        # A snapshot and what is made of it share their files, so they are on one disk.
-        with tempfile.TemporaryDirectory(dir=folder) as work:
-            return _speed_in(folder, Path(work), asked, count)
+        folder = (kept or Path(scratch)) / str(count)
+        if not (folder / "0" / "snapshot").exists():
+            async with _role(store, folder) as (role, filled_s):
+                print(f"{count:,} chunks indexed in {filled_s:.0f} s", flush=True)
+                while not (await role.health(deadline=Deadline.after(60))).detail["snapshot"]:  # noqa: ASYNC110
+                    await asyncio.sleep(1)
+        async with _role(store, folder) as (role, loaded_s):
+            return await _timed(role, [text for one in collections for text in one.queries], count, loaded_s)
 
 
-def _build(folder: Path, wholes: Sequence[str], vectors: Vectors, quick: fast.FastEncoder, count: int) -> None:
-    """Write a snapshot of indexes over so many chunks, and what else is known of them."""
-    shutil.rmtree(folder, ignore_errors=True)
-    (folder / "first").mkdir(parents=True)
-    shelf = Shelf(dense=DenseIndex(quick.dimension, quick.identity), folder=folder / "first", **OPTIONS)
-    chance = np.random.default_rng(0)
-    started, cpu = time.perf_counter(), time.process_time()
-    for first in range(0, count, len(wholes)):
-        size = min(len(wholes), count - first)
-        noise = chance.normal(0, NOISE / math.sqrt(quick.dimension), (size, quick.dimension)).astype(np.float32)
-        noisy = unit(vectors[:size] + noise if first else vectors[:size])
-        for place in range(size):
-            # Some words are cut off, so that no two are the same to BM25.
-            text = wholes[place][: len(wholes[place]) - int(chance.integers(0, 1 + len(wholes[place]) // 2))]
-            chunk = Chunk(1, 0, 0, len(text), text, Words(bytes(WORD.itemsize * len(text.split()))))
-            one = Embeddings.of(quick.identity, noisy[place : place + 1])
-            shelf.put(PublishedDocument(f"{first + place}", "", "all", (chunk,), {}, one))
-    shelf.commit()
-    built_s, built_cpu_s = time.perf_counter() - started, time.process_time() - cpu
-    built = time.perf_counter()
-    (folder / "snapshot").mkdir()
-    account = shelf.save(folder / "snapshot")
-    saved_s = time.perf_counter() - built
-    shelf.close()
-    shutil.rmtree(folder / "first")
-    (folder / FAST).write_bytes(quick.to_bytes())
-    about = {"build_s": built_s, "build_cpu_s": built_cpu_s, "snapshot_s": saved_s}
-    (folder / BUILT).write_text(json.dumps({"account": account, "about": about}), encoding="utf-8")
+@contextlib.asynccontextmanager
+async def _role(store: Many, folder: Path) -> AsyncIterator[tuple[Retriever, float]]:
+    """The role, and the seconds until it was ready."""
+    settings = load({"retrieval.encoder": "fast", "retrieval.snapshot_s": 1.0, "logs.level": "ERROR"})
+    role = Retriever(settings.retrieval, settings.encoder, cast("Database", store), folder=folder)
+    began = time.perf_counter()
+    await role.start()
+    try:
+        await role.caught_up(1, deadline=Deadline.after(FILL_S))
+        yield role, time.perf_counter() - began
+    finally:
+        await role.stop()
 
 
-def _speed_in(folder: Path, work: Path, asked: Sequence[str], count: int) -> dict[str, Any]:
-    built = json.loads((folder / BUILT).read_text(encoding="utf-8"))
-    quick = fast.FastEncoder.from_bytes((folder / FAST).read_bytes())
+async def _timed(role: Retriever, asked: Sequence[str], count: int, loaded_s: float) -> dict[str, Any]:
     chance = np.random.default_rng(1)
-    loading = time.perf_counter()
-    dense = DenseIndex.load(folder / "snapshot" / DENSE, quick.dimension, quick.identity)
-    shelf = Shelf.load(folder / "snapshot", built["account"], dense=dense, folder=work, **OPTIONS)
-    loaded_s = time.perf_counter() - loading
-    pieces = default_pieces()
-    times, costs, parts = [], [], dict.fromkeys(("encode", "search"), 0.0)
-    for batch in range(BATCHES + 5):
-        texts = [asked[int(place)] for place in chance.integers(0, len(asked), BATCH)]
+    times, costs = [], []
+    for batch in range(BATCHES + WARM):
+        queries = [Query(asked[int(place)], limit=LIMIT) for place in chance.integers(0, len(asked), BATCH)]
         wall, spent = time.perf_counter(), time.process_time()
-        made = quick.encode(pieces.pieces(texts))
-        encoded = time.process_time()
-        wanted = [Wanted(Query(text, limit=LIMIT), dense_weight=SETTINGS.fast_weight) for text in texts]
-        shelf.search_many(wanted, made)
-        done = time.process_time()
-        if batch >= 5:
+        found = await role.search_many(queries, deadline=Deadline.after(60))
+        if batch >= WARM:
             times.append(time.perf_counter() - wall)
-            costs.append(done - spent)
-            parts["encode"] += encoded - spent
-            parts["search"] += done - encoded
+            costs.append(time.process_time() - spent)
+        if any(isinstance(each, GatherumError) or each.encoder != "fast" for each in found):
+            raise RuntimeError("A search was not answered, or not by the fast encoder.")
     report = {
         "chunks": count,
-        **built["about"],
-        "load_s": loaded_s,
+        "loaded_s": loaded_s,
         "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000,
         "queries_per_cpu_s": BATCH / float(np.mean(costs)),
         "queries_per_s": BATCH / float(np.mean(times)),
@@ -375,7 +420,6 @@ def _speed_in(folder: Path, work: Path, asked: Sequence[str], count: int) -> dic
         "batch_cpu_p99_ms": float(np.percentile(costs, 99)) * 1000,
         "batch_p50_ms": float(np.percentile(times, 50)) * 1000,
         "batch_p99_ms": float(np.percentile(times, 99)) * 1000,
-        "us_per_query": {name: total / BATCHES / BATCH * 1e6 for name, total in parts.items()},
     }
     print(json.dumps(report), flush=True)
     return report

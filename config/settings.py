@@ -99,7 +99,7 @@ def _language(name: str) -> str:
 
 
 class RetrievalSettings(Section):
-    """`actors/retrieval.py`."""
+    """`actors/retrieval.py` and `actors/follower.py`."""
 
     replicas: int = Field(ge=1, description="Processes for each shard, each with the whole of its index.")
     shards: int = Field(

@@ -39,25 +39,31 @@ REMEMBERED: Final = 1 << 15
 TIMES: Final = 0xFF
 """Of what is in a row, the bits that say how often the word occurs; the others are the hash's."""
 
+AT_ONCE: Final = 1 << 15
+"""Looks for a word in an entry that are taken together: their rows are 1 MB, which fits into the cache of a core."""
+
 Rows = npt.NDArray[np.uint32]
 Entries = npt.NDArray[np.int64]
 Scores = npt.NDArray[np.float64]
 
 
-class Terms(NamedTuple):
-    """The words of a query, each in a field.
+class Counted(NamedTuple):
+    """A word of a query in a field.
 
     Attributes:
-        keys: as `key` gives them.
-        fields: numbers of the fields.
-        weights: of the words in the score: how rare they are, and how much they count in this field and query.
-        averages: words that their fields have on the average.
+        key: as `key` gives it.
+        field: number of the field.
+        weight: in the score: how rare it is, and how much it counts in this field and query.
+        average: words that the field has on the average.
     """
 
-    keys: npt.NDArray[np.int64]
-    fields: npt.NDArray[np.int64]
-    weights: Scores
-    averages: Scores
+    key: int
+    field: int
+    weight: float
+    average: float
+
+
+Words = Sequence[Counted]
 
 
 @dataclass(slots=True)
@@ -164,29 +170,60 @@ class Bags:
         self.settle()
         self._words = self._words - self._lengths[entries.start : entries.stop].sum(axis=0, dtype=np.int64)
 
-    def scores(self, entries: Entries, terms: Terms, *, k1: float, b: float) -> Scores:
+    def scores(
+        self, entries: Entries, of: Entries, queries: Sequence[Sequence[Counted]], *, k1: float, b: float
+    ) -> Scores:
         """BM25 of entries (Robertson and Zaragoza, "The Probabilistic Relevance Framework", 2009).
 
         Args:
             entries: any that were added.
-            terms: of the query, each once.
+            of: per entry the place of its query, ascending.
+            queries: the words of each, each once.
             k1: 0 for no difference between once and often.
             b: 0 for no difference between long and short.
         """
-        count = len(entries)
+        scores: Scores = np.zeros(len(entries))
+        sizes = np.array([len(query) for query in queries], np.int64)
+        done = np.cumsum(sizes[of]) if len(entries) else np.zeros(0, np.int64)
+        first = 0
+        while first < len(entries):
+            before = int(done[first - 1]) if first else 0
+            last = max(first + 1, int(np.searchsorted(done, before + AT_ONCE, side="right")))
+            part = slice(first, last)
+            low = int(of[first])
+            asked = queries[low : int(of[last - 1]) + 1]
+            scores[part] = self._scores(entries[part], of[part] - low, asked, k1=k1, b=b)
+            first = last
+        return scores
+
+    def _scores(
+        self, entries: Entries, of: Entries, queries: Sequence[Sequence[Counted]], *, k1: float, b: float
+    ) -> Scores:
+        words = [word for query in queries for word in query]
+        columns = tuple(zip(*words, strict=True)) or ((), (), (), ())
+        keys, fields = np.array(columns[0], np.int64), np.array(columns[1], np.int64)
+        weights, averages = np.array(columns[2], np.float64), np.array(columns[3], np.float64)
+        sizes = np.array([len(query) for query in queries], np.int64)
+        # Per entry its terms, one after the other: summed in another order an entry's score would differ in the last
+        # digit from shard to shard.
+        times = sizes[of]
+        ends = np.cumsum(times)
+        place = np.repeat(np.arange(len(entries)), times)
+        term = np.arange(len(place)) + np.repeat((np.cumsum(sizes) - sizes)[of] - ends + times, times)
         first = self._bounds[entries]
-        # Shape (terms, entries): the row where an entry would have a term.
-        at = (terms.keys[:, None] * (self._bounds[entries + 1] - first) >> 32) + first
-        slots = self._rows[at.ravel()].ravel()
+        # The row where an entry would have a term.
+        at = (keys[term] * (self._bounds[entries + 1] - first)[place] >> 32) + first[place]
+        slots = self._rows.take(at, axis=0)
         # What is the same but for the times is wanted; an empty slot is like a word that never occurs.
-        slots ^= np.repeat((terms.keys & ~TIMES).astype(np.uint32), count * ROW)
+        slots ^= (keys & ~TIMES).astype(np.uint32)[term, None]
+        slots = slots.ravel()
         found = np.flatnonzero(slots - np.uint32(1) < TIMES)
-        term, place = np.divmod(found // ROW, max(count, 1))
-        times = slots[found].astype(np.float64)
-        length = floored(self._lengths[entries[place], terms.fields[term]]) / terms.averages[term]
-        parts = terms.weights[term] * (k1 + 1) * times / (times + k1 * (1 - b + b * length))
-        # Term by term: summed in another order an entry's score would differ in the last digit from shard to shard.
-        scores: Scores = np.bincount(place, parts, count).astype(np.float64)
+        pair = found // ROW
+        term, place = term[pair], place[pair]
+        often = slots[found].astype(np.float64)
+        length = floored(self._lengths[entries[place], fields[term]]) / averages[term]
+        parts = weights[term] * (k1 + 1) * often / (often + k1 * (1 - b + b * length))
+        scores: Scores = np.bincount(place, parts, len(entries)).astype(np.float64)
         return scores
 
     # --- snapshots ---

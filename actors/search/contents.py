@@ -1,12 +1,13 @@
 """The texts of chunks, with their words, in a file that only grows: read for the few that a search shows.
 
-In memory they would be most of what a replica takes: about 5 KB a chunk, so 5 GB for a million. What was read lately is
-in the system's cache of files, where reading it again takes 2 µs. A file that only grows is its own snapshot: whatever
-is added later, the part that was there stays as it was.
+In memory they would be most of what a replica takes: about 5 KB a chunk, so 5 GB for a million. The file is mapped, so
+what was read lately is in the system's cache of files, and reading it again takes no call. A file that only grows is
+its own snapshot: whatever is added later, the part that was there stays as it was.
 """
 
 from __future__ import annotations
 
+import mmap
 import os
 import struct
 import tempfile
@@ -55,6 +56,8 @@ class Contents:
         file: where they are kept, made anew; None for a file without a name that goes with this object.
     """
 
+    _view: mmap.mmap | None
+
     def __init__(self, file: Path | None = None) -> None:
         self._open(file, os.O_CREAT | os.O_TRUNC)
         # Where the record of an entry ends; it begins where the one before it ends.
@@ -94,18 +97,25 @@ class Contents:
 
     def get(self, entry: int) -> Kept:
         """What is kept of a chunk."""
-        ends = self._ends
-        first = int(ends[entry - 1]) if entry else 0
-        record = os.pread(self._fd, int(ends[entry]) - first, first)
-        document, page, start, end, kind, length = _HEAD.unpack_from(record)
-        text_end = _HEAD.size + length
-        text = record[_HEAD.size : text_end].decode("utf-8", "surrogatepass")
-        return Kept(document, page, start, end, text, record[text_end:], _KINDS[kind])
+        view, first, end = self._found(entry)
+        document, page, start, stop, kind, length = _HEAD.unpack_from(view, first)
+        text_end = first + _HEAD.size + length
+        text = view[first + _HEAD.size : text_end].decode("utf-8", "surrogatepass")
+        return Kept(document, page, start, stop, text, view[text_end:end], _KINDS[kind])
 
     def document_of(self, entry: int) -> int:
         """The number of a chunk's document."""
-        first = int(self._ends[entry - 1]) if entry else 0
-        return int.from_bytes(os.pread(self._fd, _NUMBER_BYTES, first), "little", signed=True)
+        view, first, _ = self._found(entry)
+        return int.from_bytes(view[first : first + _NUMBER_BYTES], "little", signed=True)
+
+    def _found(self, entry: int) -> tuple[mmap.mmap, int, int]:
+        """Where the record of a chunk is."""
+        ends, view = self._ends, self._view
+        first, end = (ends.item(entry - 1) if entry else 0), ends.item(entry)
+        if view is None or end > len(view):
+            # It has grown since. Whoever still reads the one before keeps it.
+            view = self._view = mmap.mmap(self._fd, self._size, access=mmap.ACCESS_READ)
+        return view, first, end
 
     def close(self) -> None:
         """Close the file, which else is closed when nothing refers to this object any more."""
@@ -119,6 +129,7 @@ class Contents:
         else:
             self._fd = os.open(file, os.O_RDWR | os.O_CLOEXEC | flags, 0o600)
         self._closing = weakref.finalize(self, os.close, self._fd)
+        self._view = None
 
     # --- snapshots ---
 

@@ -12,6 +12,7 @@ The first change after that copies it.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import math
 import threading
@@ -37,8 +38,9 @@ EXACT_BELOW: Final = 50_000
 
 CONNECTIVITY: Final = 16
 EXPANSION_ADD: Final = 96
-EXPANSION_SEARCH: Final = 96
-"""Of the graph: what a search costs against what it misses. See docs/benchmarks.md for what other values give."""
+EXPANSION_SEARCH: Final = 64
+"""Of the graph: what a search costs against what it misses. Over 100,000 chunks, of the first ten passages that hybrid
+fast gives 99.6 % are those that a graph searched for 400 gives, where a question costs 1.6 times as much."""
 
 BLOCK: Final = 64
 """Entries whose greatest cosine is found first, when the best of many are chosen."""
@@ -50,7 +52,7 @@ STEPS: Final = 32_767
 """Of a number from 0 to 1, as it is kept. More exact than a float of 16 bits, and turned into one of 32 bits in a third
 of the time or less (20 against 70 us for the 70 vectors that a query looks at)."""
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 _MANIFEST: Final = "dense.json"
 _READ: Final = 1 << 22
 
@@ -164,13 +166,17 @@ class DenseIndex:
 
         Args:
             queries: shape (queries, dimension).
-            of: per entry its query.
+            of: per entry its query, ascending.
             entries: any.
         """
+        bounds = np.searchsorted(of, np.arange(len(queries) + 1)).tolist()
         with self._lock:
             at, held = self._find(entries)
             near = np.zeros(len(at), np.float32)
-            near[held] = np.einsum("ed,ed->e", self._rows(at[held]), queries[of[held]])
+            for query, (start, end) in zip(queries, itertools.pairwise(bounds), strict=True):
+                if start < end:
+                    near[start:end] = self._rows(at[start:end]) @ query
+        near[~held] = 0
         return near
 
     def vectors(self, entries: Entries) -> Vectors:
@@ -326,12 +332,18 @@ class DenseIndex:
     def _find(self, entries: Entries) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
         """The slots of entries, and whether each is held at all."""
         held = self._entries[: self._size]
-        at = np.searchsorted(held, entries)
-        inside = at < self._size
-        at[~inside] = 0
         if not self._size:
-            return at, inside
-        return at, inside & (held[at] == entries) & self._alive[at]
+            return np.zeros(len(entries), np.int64), np.zeros(len(entries), np.bool_)
+        if held[-1] - held[0] == self._size - 1:
+            # No number is left out, so a slot is told by arithmetic: to look for it takes as long as its cosine.
+            at = entries - held[0]
+            there = (at >= 0) & (at < self._size)
+        else:
+            at = np.searchsorted(held, entries)
+            there = at < self._size
+            there[there] = held[at[there]] == entries[there]
+        at[~there] = 0
+        return at, there & self._alive[at]
 
     def _slots(self, allowed: Entries) -> npt.NDArray[np.int64]:
         at, held = self._find(allowed)
@@ -339,8 +351,8 @@ class DenseIndex:
 
     def _rows(self, slots: npt.NDArray[np.int64]) -> Vectors:
         if self._whole is not None:
-            return self._whole[slots]
-        return _floats(self._vectors[slots])
+            return self._whole.take(slots, axis=0)
+        return _floats(self._vectors.take(slots, axis=0))
 
     # --- searching ---
 
@@ -375,18 +387,22 @@ class DenseIndex:
         # What is not there at the end of a row is written over: it is whatever was in memory.
         absent = np.arange(keys.shape[1]) >= counts[:, None]
         at, held = self._find(np.where(absent, -1, keys.astype(np.int64)).ravel())
-        near = np.einsum("qkd,qd->qk", self._rows(at).reshape(*keys.shape, -1), queries)
+        at, held = at.reshape(keys.shape), held.reshape(keys.shape)
+        # Query by query: their rows fit into the cache of a core.
+        near = np.stack([self._rows(row) @ query for row, query in zip(at, queries, strict=True)])
+        if permitted is not None:
+            held &= permitted[at]
+        near[~held] = -np.inf
+        order = np.lexsort((at, -near))[:, :limit]
+        slots_found, cosines = np.take_along_axis(at, order, 1), np.take_along_axis(near, order, 1)
         found = []
-        for query, slot, there, values in zip(
-            queries, at.reshape(keys.shape), held.reshape(keys.shape), near, strict=True
-        ):
-            there = there if permitted is None else there & permitted[slot]
-            slot, values = slot[there], values[there]
-            if len(slot) < limit and slots is not None:
-                slot = slots
-                values = self._rows(slot) @ query
-            order = np.lexsort((slot, -values))[:limit]
-            found.append((slot[order], values[order]))
+        for query, row, values, count in zip(queries, slots_found, cosines, held.sum(axis=1).tolist(), strict=True):
+            if count < limit and slots is not None:
+                all_of_them = self._rows(slots) @ query
+                best = np.lexsort((slots, -all_of_them))[:limit]
+                found.append((slots[best], all_of_them[best]))
+            else:
+                found.append((row[:count], values[:count]))
         return found
 
 
@@ -399,7 +415,8 @@ def _floats(steps: npt.NDArray[np.int16]) -> Vectors:
 def _graph(dimension: int) -> Index:
     return Index(
         ndim=dimension,
-        metric="cos",
+        # Of vectors of length 1 it is the cosine, in two thirds of the time.
+        metric="ip",
         dtype="i8",
         connectivity=CONNECTIVITY,
         expansion_add=EXPANSION_ADD,

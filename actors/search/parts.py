@@ -67,15 +67,19 @@ class Part:
 
     Attributes:
         chunks: the best by words and the closest, in any order.
-        lexical: the score of each by words; NaN for one that is not among the best.
+        lexical: the score of each by words; NaN where it has none of them, or they were not asked for.
         cosines: of each; NaN where the query has no vector.
+        worded: whether it is among the best by words.
         near: whether it is among the closest.
+        told: whether `lexical` has the scores of those too that are not among the best by words.
     """
 
     chunks: tuple[ChunkName, ...]
     lexical: npt.NDArray[np.float64]
     cosines: npt.NDArray[np.float64]
+    worded: npt.NDArray[np.bool_]
     near: npt.NDArray[np.bool_]
+    told: bool = True
 
 
 class Excerpt(NamedTuple):
@@ -109,15 +113,15 @@ def join(parts: Sequence[Part], *, limit: int, lexical_weight: float, dense_weig
     number = {name: place for place, name in enumerate(names)}
     own = [[number[name] for name in part.chunks] for part in parts]
     lexical, dense = np.full(len(names), np.nan), np.full(len(names), np.nan)
-    by_words = [_ranking(at, part.lexical, ~np.isnan(part.lexical)) for at, part in zip(own, parts, strict=True)]
+    by_words = [_ranking(at, part.lexical, part.worded) for at, part in zip(own, parts, strict=True)]
     by_cosine = [_ranking(at, part.cosines, part.near) for at, part in zip(own, parts, strict=True)]
-    for entry, score in merge(by_words, limit=limit):
-        lexical[entry] = score
-    closest = [entry for entry, _ in merge(by_cosine, limit=limit)]
+    worded, near = np.zeros(len(names), np.bool_), np.zeros(len(names), np.bool_)
+    worded[[entry for entry, _ in merge(by_words, limit=limit)]] = True
+    near[[entry for entry, _ in merge(by_cosine, limit=limit)]] = True
+    shown = worded | near
     for at, part in zip(own, parts, strict=True):
-        dense[at] = part.cosines
-    shown = ~np.isnan(lexical)
-    shown[closest] = True
+        lexical[at], dense[at] = part.lexical, part.cosines
+    lexical[~(shown if all(part.told for part in parts) else worded)] = np.nan
     dense[~shown] = np.nan
     weights = np.array([[lexical_weight], [dense_weight]])
     totals = fuse(np.zeros(len(names), np.int64), [(weights[0], lexical), (weights[1], dense)])

@@ -21,18 +21,20 @@ import orjson
 
 from actors.errors import InvalidInput
 from actors.messages import Passage, PublishedDocument, Query, Words
+from actors.search.bags import Counted
 from actors.search.bm25 import K1, B, Statistics
 from actors.search.contents import Contents
 from actors.search.dense import Cosines, DenseIndex, Entries
 from actors.search.encoder import Vectors
 from actors.search.filters import Attributes, Filter
 from actors.search.fusion import Scores, alike, distinct, fuse
-from actors.search.lexical import LexicalIndex, linked
+from actors.search.lexical import Asked, LexicalIndex, linked
 from actors.search.parts import ChunkName, Excerpt, Part, Survey
 
-CANDIDATES: Final = 70
-"""Entries that each index gives for fusion, at least. Measured (nDCG@10, hybrid fast, 30 / 70 / 200): cranfield 0.411 /
-0.412 / 0.412, cacm 0.527 / 0.532 / 0.533, scifact 0.725 / 0.725 / 0.725."""
+CANDIDATES: Final = 40
+"""Entries that each index gives for fusion, at least; all of them are then scored by both. Measured (nDCG@10, hybrid
+fast, 30, 40 or 70): cranfield 0.411, cacm 0.533, scifact 0.725. Scored by the words where these found them alone, 70
+gave 0.411 / 0.532 / 0.725 and 40 0.411 / 0.528 / 0.725."""
 
 LEXICAL, BAGS, DENSE = "lexical", "bags", "dense"
 CONTENTS, ENDS, DOCUMENTS = "contents.bin", "ends.npy", "documents.json"
@@ -93,16 +95,20 @@ class _Candidates(NamedTuple):
     Attributes:
         of: per candidate its query, ascending.
         entries: which.
-        lexical: per candidate its score; NaN where the index did not give it.
-        dense: likewise.
-        near: whether it is among the closest; `dense` has the cosines of others too.
+        lexical: per candidate its score by the words; NaN where it has none of them, or they were not asked for.
+        dense: per candidate its cosine; NaN where the query has no vector.
+        worded: whether it is among the best by the words.
+        near: whether it is among the closest.
+        told: per query whether `lexical` has the scores of those too that are not among the best by the words.
     """
 
     of: Entries
     entries: Entries
     lexical: Scores
     dense: Scores
+    worded: npt.NDArray[np.bool_]
     near: npt.NDArray[np.bool_]
+    told: npt.NDArray[np.bool_]
 
     def bounds(self, queries: int) -> list[int]:
         """Where each query's candidates begin, and at last where those of the last one end."""
@@ -422,13 +428,18 @@ class Shelf:
         """This shard's part of the answer to each query, which has statistics."""
         given, _ = self._ask(wanted, vectors)
         bounds = given.bounds(len(wanted))
-        return [self._part(given, start, end) for start, end in itertools.pairwise(bounds)]
+        return [
+            self._part(given, start, end, told)
+            for (start, end), told in zip(itertools.pairwise(bounds), given.told.tolist(), strict=True)
+        ]
 
-    def _part(self, given: _Candidates, start: int, end: int) -> Part:
+    def _part(self, given: _Candidates, start: int, end: int, told: bool) -> Part:
         named = [(at, self._name(entry)) for at, entry in enumerate(given.entries[start:end].tolist(), start)]
         held = [(at, name) for at, name in named if name is not None]
         chosen = np.array([at for at, _ in held], np.int64)
-        return Part(tuple(name for _, name in held), given.lexical[chosen], given.dense[chosen], given.near[chosen])
+        names = tuple(name for _, name in held)
+        scores = (given.lexical[chosen], given.dense[chosen])
+        return Part(names, *scores, given.worded[chosen], given.near[chosen], told)
 
     def _name(self, entry: int) -> ChunkName | None:
         # A commit between the search and here may have taken the document away.
@@ -492,34 +503,38 @@ class Shelf:
     def _candidates(self, wanted: Sequence[Wanted], vectors: Vectors | None, held: Mapping[int, _Held]) -> _Candidates:
         """What the indexes give, put together by query and entry."""
         places: list[int] = []
-        entries: list[int] = []
-        scores: list[float] = []
+        wordings: list[Asked] = []
         for place, hold in held.items():
             query = wanted[place].query
             if query.mode != "dense" or vectors is None:
-                hits = self._lexical.search(
-                    query.text,
-                    collections=query.collections,
-                    documents=hold.documents,
-                    limit=max(query.limit, CANDIDATES),
-                    statistics=wanted[place].statistics or self._statistics(query),
-                )
-                places += [place] * len(hits)
-                entries += [entry for entry, _ in hits]
-                scores += [score for _, score in hits]
-        by_words = np.array(places, np.int64) << _ENTRY_BITS | np.array(entries, np.int64)
+                statistics = wanted[place].statistics or self._statistics(query)
+                limit = max(query.limit, CANDIDATES)
+                wordings.append(Asked(query.text, limit, query.collections, hold.documents, statistics))
+                places.append(place)
+        hits = self._lexical.search_many(wordings)
+        sizes = [len(found.entries) for found in hits]
+        by_words = np.repeat(np.array(places, np.int64) << _ENTRY_BITS, sizes)
+        by_words |= np.concatenate([np.empty(0, np.int64), *(found.entries for found in hits)])
+        scores = np.concatenate([np.empty(0), *(found.scores for found in hits)])
         asked, by_vectors, cosines = self._ask_dense(wanted, vectors, held)
         keys, at = np.unique(np.concatenate([by_words, by_vectors]), return_inverse=True)
         of, which = keys >> _ENTRY_BITS, keys & ((1 << _ENTRY_BITS) - 1)
         lexical, dense = np.full(len(keys), np.nan), np.full(len(keys), np.nan)
         lexical[at[: len(by_words)]] = scores
         dense[at[len(by_words) :]] = cosines
-        near = ~np.isnan(dense)
+        worded, near = ~np.isnan(lexical), ~np.isnan(dense)
+        # Of those that one index found the other's score too, or they would count as unlike.
+        words: list[Sequence[Counted] | None] = [None] * len(wanted)
+        for place, found in zip(places, hits, strict=True):
+            words[place] = found.words
+        told = np.array([one is not None for one in words], np.bool_)
+        other = np.flatnonzero(~worded & told[of])
+        told_by = self._lexical.scores_many(of[other], which[other], [one or () for one in words])
+        lexical[other] = np.where(told_by > 0, told_by, np.nan)
         if self._dense is not None and vectors is not None:
-            # Of those found by their words alone the cosines too, or they would count as unlike.
             other = np.flatnonzero(np.isnan(dense) & asked[of])
             dense[other] = self._dense.cosines(vectors, of[other], which[other])
-        return _Candidates(of, which, lexical, dense, near)
+        return _Candidates(of, which, lexical, dense, worded, near, told)
 
     def _ask_dense(
         self, wanted: Sequence[Wanted], vectors: Vectors | None, held: Mapping[int, _Held]
@@ -565,38 +580,40 @@ class Shelf:
 
     def _passages(self, given: _Candidates, totals: Scores, head: Entries, limit: int) -> list[Passage]:
         passages: list[Passage] = []
-        columns = (given.entries[head], totals[head], given.lexical[head], given.dense[head])
-        for entry, score, lexical, dense in zip(*(column.tolist() for column in columns), strict=True):
-            if len(passages) == limit:
+        # Most often the first ones are all there still.
+        for part in (head[:limit], head[limit:]):
+            if len(passages) == limit or not len(part):
                 break
-            scores = {}
-            if lexical == lexical:  # not NaN
-                scores["lexical"] = lexical
-            if dense == dense:
-                scores["dense"] = dense
-            passage = self._passage(entry, score, scores)
-            if passage is not None:
-                passages.append(passage)
-        return passages
+            columns = (given.entries[part], totals[part], given.lexical[part], given.dense[part])
+            for entry, score, lexical, dense in zip(*(column.tolist() for column in columns), strict=True):
+                scores = {}
+                if lexical == lexical:  # not NaN
+                    scores["lexical"] = lexical
+                if dense == dense:
+                    scores["dense"] = dense
+                passage = self._passage(entry, score, scores)
+                if passage is not None:
+                    passages.append(passage)
+        return passages[:limit]
 
     def _passage(self, entry: int, score: float, scores: dict[str, float]) -> Passage | None:
-        kept = self._contents.get(entry)
+        number, page, start, end, text, words, kind = self._contents.get(entry)
         # A commit between the search and here may have taken the document away.
-        document = self._numbers.get(kept.document)
+        document = self._numbers.get(number)
         if document is None:
             return None
         return Passage(
             document.document_id,
             document.title,
             document.collection,
-            kept.page,
-            kept.start,
-            kept.end,
-            kept.text,
-            Words(kept.words),
+            page,
+            start,
+            end,
+            text,
+            Words(words),
             score,
             scores,
-            kept.kind,
+            kind,
         )
 
     def _text_of(self, entries: Entries) -> Callable[[int], str]:

@@ -10,9 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-import numpy as np
-
-from actors.search.bags import Terms
+from actors.search.bags import Counted
 from actors.search.bm25 import Statistics
 from actors.search.language import Language
 
@@ -108,33 +106,41 @@ def parse(text: str, words: Language, *, max_terms: int) -> Wording:
     return Wording(terms, tuple(phrases), only, tuple(prefixes)[:max_terms])
 
 
-def rarest(words: Sequence[Word], enough: float) -> list[Word]:
-    """The words to find entries by: the rarest of the text that are in enough entries, and the same in other fields.
+def parted(words: Sequence[Word], *, least: float, most: float) -> tuple[list[Word], list[Word]]:
+    """The words to find entries by, and the others: the rarest of the text, and the same in other fields.
 
     What a title or a heading holds, the text holds too.
+
+    Args:
+        words: of a query.
+        least: entries that those to find by are in, if all words together are in as many.
+        most: entries beyond `least` that no further word may bring them to.
     """
     held = 0
-    rare, common = set[str](), set[str]()
+    common = set[str]()
     for known, _ in sorted(words):
         if known.field.startswith(_TEXT):
-            (rare if held < enough else common).add(known.stem)
-            held += known.frequency
+            if held >= least and held + known.frequency > most:
+                common.add(known.stem)
+            else:
+                held += known.frequency
+    if not common:
+        return list(words), []
     # A word with an open end may stand for some in a title that it does not stand for in the text.
-    return [word for word in words if word.known.stem in rare or word.known.stem not in common]
+    left = [word for word in words if word.known.stem in common]
+    return [word for word in words if word.known.stem not in common], left
 
 
-def scored(words: Sequence[Word], statistics: Statistics | None = None) -> Terms:
+def counted(words: Sequence[Word], statistics: Statistics | None = None) -> list[Counted]:
     """Words as bags take them; how rare they are is told by statistics, or else by what is here."""
-    rows = [
-        (
+    if statistics is None:
+        return [Counted(known.key, known.number, weight * known.rarity, known.average) for known, weight in words]
+    return [
+        Counted(
             known.key,
             known.number,
-            weight * (statistics.rarity((known.field, known.stem)) if statistics else known.rarity),
-            statistics.average(known.field) if statistics else known.average,
+            weight * statistics.rarity((known.field, known.stem)),
+            statistics.average(known.field),
         )
         for known, weight in words
     ]
-    keys, numbers, weights, averages = zip(*rows, strict=True) if rows else ((), (), (), ())
-    return Terms(
-        np.array(keys, np.int64), np.array(numbers, np.int64), np.array(weights, float), np.array(averages, float)
-    )

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.search.bags import Bags, Terms, key
+from actors.search import bags as module
+from actors.search.bags import Bags, Counted, Entries, Scores, key
 
 FIELDS = ("title", "text")
 Entry = dict[str, list[str]]
@@ -30,11 +31,18 @@ def filled(held: Sequence[Entry]) -> Bags:
     return made
 
 
-def terms(of: dict[tuple[str, str], float], averages: dict[str, float] | None = None) -> Terms:
-    keys = np.array([key(name, stem) for name, stem in of], np.int64)
-    fields = np.array([FIELDS.index(name) for name, _ in of], np.int64)
-    lengths = np.array([(averages or {}).get(name, 1.0) for name, _ in of], np.float64)
-    return Terms(keys, fields, np.array([*of.values()], np.float64), lengths)
+def terms(of: dict[tuple[str, str], float], averages: dict[str, float] | None = None) -> list[Counted]:
+    return [
+        Counted(key(name, stem), FIELDS.index(name), weight, (averages or {}).get(name, 1.0))
+        for (name, stem), weight in of.items()
+    ]
+
+
+def scores(
+    made: Bags, asked: Sequence[int] | Entries, wanted: list[Counted], *, k1: float = 1.2, b: float = 0.75
+) -> Scores:
+    entries = np.array(asked, np.int64)
+    return made.scores(entries, np.zeros_like(entries), [wanted], k1=k1, b=b)
 
 
 def expected(
@@ -58,7 +66,7 @@ def test_scores_are_those_of_the_formula(
 ) -> None:
     k1, b = how
     averages = {"title": 2.5, "text": 7.0}
-    found = filled(held).scores(np.arange(len(held)), terms(of, averages), k1=k1, b=b)
+    found = scores(filled(held), range(len(held)), terms(of, averages), k1=k1, b=b)
     assert found == pytest.approx(expected(held, of, averages, k1, b))
 
 
@@ -66,9 +74,22 @@ def test_scores_are_those_of_the_formula(
 def test_any_entries_in_any_order(held: list[Entry], of: dict[tuple[str, str], float], data: st.DataObject) -> None:
     asked = data.draw(st.lists(st.integers(0, len(held) - 1)))
     made = filled(held)
-    whole = made.scores(np.arange(len(held)), terms(of), k1=1.2, b=0.75)
-    part = made.scores(np.array(asked, np.int64), terms(of), k1=1.2, b=0.75)
+    whole = scores(made, range(len(held)), terms(of))
+    part = scores(made, asked, terms(of))
     assert part.tolist() == whole[asked].tolist()
+
+
+@given(entries, st.lists(weights, min_size=1, max_size=4), st.integers(1, 9))
+def test_each_query_of_many_is_as_if_alone(
+    held: list[Entry], queries: list[dict[tuple[str, str], float]], at_once: int
+) -> None:
+    made, wanted = filled(held), [terms(of) for of in queries]
+    alone = [scores(made, range(len(held)), one).tolist() for one in wanted]
+    of = np.repeat(np.arange(len(wanted)), len(held))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "AT_ONCE", at_once)
+        together = made.scores(np.tile(np.arange(len(held)), len(wanted)), of, wanted, k1=1.2, b=0.75)
+    assert together.reshape(len(wanted), -1).tolist() == alone
 
 
 def test_words_are_those_of_what_is_not_removed() -> None:
@@ -93,7 +114,7 @@ def test_lengths_are_as_coarse_as_those_of_tantivy() -> None:
     assert made.length(0, made.field("text")) == 40
     assert made.length(0, made.field("title")) == 0
     made = filled([{"text": ["moon", *["io"] * others]} for others in (38, 39, 40)])
-    shorter, one, other = made.scores(np.arange(3), terms({("text", "moon"): 1.0}), k1=1.2, b=0.75).tolist()
+    shorter, one, other = scores(made, range(3), terms({("text", "moon"): 1.0})).tolist()
     assert shorter > one == other
 
 
@@ -102,7 +123,7 @@ def test_numbers_may_be_left_out_but_none_comes_twice() -> None:
     made.add(3, {"text": ["moon"]})
     made.add(2000, {"text": ["moon"]})
     made.settle()
-    found = made.scores(np.array([0, 3, 4, 2000]), terms({("text", "moon"): 1.0}), k1=1.2, b=0.75)
+    found = scores(made, [0, 3, 4, 2000], terms({("text", "moon"): 1.0}))
     assert found.tolist() == [0.0, 1.0, 0.0, 1.0]
     for taken in (2000, 7):
         with pytest.raises(ValueError, match="is there"):
@@ -133,14 +154,14 @@ def test_rows_that_would_be_too_full_are_more() -> None:
     stems = [f"w{number}" for number in range(600)]
     of = {("text", stem): 1.0 for stem in stems}
     held: list[Entry] = [{"text": stems}, {"text": stems[::3]}, {"text": ["other"]}]
-    found = filled(held).scores(np.arange(3), terms(of), k1=1.2, b=0)
+    found = scores(filled(held), range(3), terms(of), b=0)
     assert found == pytest.approx(expected(held, of, {"text": 1.0}, 1.2, 0))
 
 
 def test_no_words_and_no_entries_are_no_score() -> None:
     made = filled([{"text": ["moon"]}])
-    assert made.scores(np.array([0]), terms({}), k1=1.2, b=0.75).tolist() == [0.0]
-    assert made.scores(np.array([], np.int64), terms({("text", "moon"): 1.0}), k1=1.2, b=0.75).tolist() == []
+    assert scores(made, [0], terms({})).tolist() == [0.0]
+    assert scores(made, [], terms({("text", "moon"): 1.0})).tolist() == []
 
 
 def test_what_was_saved_is_there_again_and_can_grow(tmp_path: Path) -> None:
@@ -155,12 +176,12 @@ def test_what_was_saved_is_there_again_and_can_grow(tmp_path: Path) -> None:
         bags.add(3, {"text": ["io", "ice"]})
         bags.settle()
     asked = np.array([0, 1, 2, 3])
-    one, other = (bags.scores(asked, terms(of), k1=1.2, b=0.75).tolist() for bags in (made, loaded))
+    one, other = (scores(bags, asked, terms(of)).tolist() for bags in (made, loaded))
     assert one == other
     assert one[3] > 0
     assert made.words() == loaded.words() == {"title": 1, "text": 5}
     assert loaded.longest() == 3
-    assert Bags.load(tmp_path / "bags", FIELDS).scores(asked[:2], terms(of), k1=1.2, b=0.75)[0] > 0
+    assert scores(Bags.load(tmp_path / "bags", FIELDS), asked[:2], terms(of))[0] > 0
 
 
 def test_an_empty_one_can_be_saved(tmp_path: Path) -> None:
@@ -168,7 +189,7 @@ def test_an_empty_one_can_be_saved(tmp_path: Path) -> None:
     loaded = Bags.load(tmp_path / "bags", FIELDS)
     loaded.add(0, {"text": ["moon"]})
     loaded.settle()
-    assert loaded.scores(np.array([0]), terms({("text", "moon"): 1.0}), k1=1.2, b=0.75).tolist() == [1.0]
+    assert scores(loaded, [0], terms({("text", "moon"): 1.0})).tolist() == [1.0]
 
 
 def test_one_of_other_fields_is_refused(tmp_path: Path) -> None:

@@ -153,7 +153,7 @@ async def test_indexes_that_follow_are_well(bench: Bench, monkeypatch: pytest.Mo
 async def test_an_index_that_lost_or_kept_what_it_should_not_reads_it_again(bench: Bench) -> None:
     lost = await bench.add("Titan is far.", "Titan")
     await bench.add("Europa is icy.", "Europa")
-    shelf = bench.retrieval._built.shelf
+    shelf = bench.retrieval._follower.built.shelf
     stray = (await bench.database.published_document(lost.document_id, deadline=soon())) or pytest.fail("published")
     shelf.remove(lost.document_id)
     shelf.put(type(stray)("f" * 32, "Stray", "main", stray.chunks))

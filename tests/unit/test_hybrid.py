@@ -48,7 +48,7 @@ async def running(*documents: PublishedDocument, fast: Any = None, **settings: A
     await retriever.start()
     await retriever.caught_up(len(documents), deadline=soon())
     if fast is not None:
-        queries = retriever._built.queries
+        queries = retriever._follower.built.queries
         assert queries is not None
         queries.use(fast)
     try:
@@ -218,9 +218,9 @@ async def test_the_encoder_before_serves_until_the_store_says_otherwise(two: Two
         # All are embedded anew; the one before is asked all the while.
         for document in library(two.new):
             database.documents[document.document_id] = document
-        before = retriever._built
+        before = retriever._follower.built
         await retriever.caught_up(await database.keep(two.serving("/new")), deadline=soon())
-        while retriever._built is before:
+        while retriever._follower.built is before:
             assert best(await only(retriever, Query("satellite"))) == "d1"
             await database.publish(published("d4", "The oven.", encoder=two.new))
             await retriever.caught_up(len(database.log), deadline=soon())
@@ -244,7 +244,7 @@ async def test_an_encoder_before_that_is_gone_leaves_the_words_and_says_so(two: 
         for document in library(two.new):
             database.documents[document.document_id] = document
         await retriever.caught_up(await database.keep(two.serving("/new")), deadline=soon())
-        while retriever._built.queries is None:
+        while retriever._follower.built.queries is None:
             await retriever.caught_up(await database.create("more"), deadline=soon())
         assert best(await only(retriever, Query("satellite"))) == "d1"
         assert (await retriever.health(deadline=soon())).detail["trouble"] == {}
@@ -303,10 +303,10 @@ async def test_taking_up_vectors_waits_out_the_database(two: TwoEncoders, monkey
     assert best(await only(retriever, Query("satellite"))) == "d1"
     for document in library(two.new):
         database.documents[document.document_id] = document
-    before = retriever._built
+    before = retriever._follower.built
     with capture_logs() as lines:
         await retriever.caught_up(await database.keep(two.serving("/new")), deadline=soon())
-        while retriever._built is before:
+        while retriever._follower.built is before:
             await retriever.caught_up(await database.create("more"), deadline=soon())
     assert best(await only(retriever, Query("satellite"))) == "d1"
     assert [line["event"] for line in lines if line["log_level"] == "error"] == ["encoder_not_taken"]

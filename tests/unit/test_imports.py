@@ -16,7 +16,20 @@ PURE = ("actors.egress", "actors.reading", "actors.search", "actors.store", "act
 ROLES = tuple(
     f"actors.{name}"
     for name in (
-        *("orchestrator", "retrieval", "shards", "entities", "pdf", "database", "ingest", "pool", "gate", "embedder"),
+        *(
+            "orchestrator",
+            "retrieval",
+            "follower",
+            "indexes",
+            "shards",
+            "entities",
+            "pdf",
+            "database",
+            "ingest",
+            "pool",
+            "gate",
+            "embedder",
+        ),
     )
 )
 ROOTS = ("actors.cluster", "actors.gateway", "actors")

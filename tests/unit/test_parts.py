@@ -18,19 +18,22 @@ some = st.none() | st.integers(0, 5).map(float)
 corpora = st.dictionaries(names, st.tuples(some, some), max_size=20)
 
 
+def head(scores: Scores, which: int, limit: int) -> set[ChunkName]:
+    """The best by one signal."""
+    held = [(name, both[which]) for name, both in scores.items() if both[which] is not None]
+    return {name for name, _ in sorted(held, key=lambda item: (-(item[1] or 0.0), item[0]))[:limit]}
+
+
 def cut(scores: Scores, limit: int) -> Part:
-    """What a shard that holds these gives: the best by words, the closest, and the cosines of both."""
+    """What a shard that holds these gives: the best by words and the closest, with both scores of each."""
 
-    def head(which: int) -> set[ChunkName]:
-        held = [(name, both[which]) for name, both in scores.items() if both[which] is not None]
-        return {name for name, _ in sorted(held, key=lambda item: (-(item[1] or 0.0), item[0]))[:limit]}
-
-    lexical, near = head(0), head(1)
+    lexical, near = head(scores, 0, limit), head(scores, 1, limit)
     chosen = sorted(lexical | near, reverse=True)
     return Part(
         tuple(chosen),
-        np.array([scores[name][0] if name in lexical else np.nan for name in chosen], np.float64),
+        np.array([np.nan if scores[name][0] is None else scores[name][0] for name in chosen], np.float64),
         np.array([np.nan if scores[name][1] is None else scores[name][1] for name in chosen], np.float64),
+        np.array([name in lexical for name in chosen], np.bool_),
         np.array([name in near for name in chosen], np.bool_),
     )
 
@@ -48,7 +51,7 @@ def test_shards_join_to_the_ranking_of_the_whole(scores: Scores, shards: int, li
 @given(corpora, st.integers(1, 8))
 def test_each_signal_gives_no_more_than_its_best(scores: Scores, limit: int) -> None:
     ranked = join([cut(scores, 20)], limit=limit, lexical_weight=1.0, dense_weight=1.0)
-    assert sum("lexical" in hit.scores for hit in ranked) == min(limit, sum(a is not None for a, _ in scores.values()))
+    assert {hit.chunk for hit in ranked} == head(scores, 0, limit) | head(scores, 1, limit)
     assert [hit.score for hit in ranked] == sorted((hit.score for hit in ranked), reverse=True)
 
 
@@ -58,6 +61,7 @@ def test_what_is_cut_off_weighs_on_nothing() -> None:
         (("a", 0), ("b", 0), ("c", 0)),
         np.array([2.0, 1.0, np.nan]),
         np.array([0.1, 0.9, 0.5]),
+        np.array([True, True, False]),
         np.array([False, False, True]),
     )
     first, second = join([part], limit=1, lexical_weight=1.0, dense_weight=1.0)

@@ -14,8 +14,9 @@ from structlog.testing import capture_logs
 
 from actors.deadline import Deadline
 from actors.errors import DeadlineExceeded, GatherumError, InvalidInput, Overloaded, Unavailable, UnknownCollection
+from actors.follower import FILL_DOCUMENTS
 from actors.messages import Found, Passage, Query
-from actors.retrieval import FILL_DOCUMENTS, WAITING_BATCHES, Retriever
+from actors.retrieval import WAITING_BATCHES, Retriever
 from actors.search import shelf  # noqa: F401 - loaded here, where reading files blocks nobody
 from config.settings import EncoderSettings, load
 
@@ -304,4 +305,4 @@ async def test_a_search_that_waited_too_long_is_not_run() -> None:
         with pytest.raises(DeadlineExceeded):
             await retriever.search_many([Query("icy")], deadline=PAST)
         with pytest.raises(DeadlineExceeded, match="No time was left"):
-            retriever._search(retriever._built, [Query("icy")], None, PAST)
+            retriever._search(retriever._follower.built, [Query("icy")], None, PAST)

@@ -17,8 +17,9 @@ from structlog.testing import capture_logs
 
 from actors.deadline import Deadline
 from actors.errors import Unavailable
+from actors.follower import CHANGES
 from actors.messages import Found, Query
-from actors.retrieval import CHANGES, Retriever
+from actors.retrieval import Retriever
 from actors.search import encoder as encoders
 from actors.search import queries, shelf, snapshots  # noqa: F401 - loaded here, where reading files blocks nobody
 from actors.search.dense import CorruptSnapshot
