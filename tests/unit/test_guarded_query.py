@@ -14,7 +14,7 @@ import pytest
 from stores import DEFAULTS
 
 from actors.deadline import Deadline
-from actors.errors import DeadlineExceeded, GatherumError, InvalidInput, Refused
+from actors.errors import DeadlineExceeded, GatherumError, InvalidInput, NotFound, Refused
 from actors.messages import Source
 from actors.sql.running import Column, Limits
 from actors.sql.sources import Sources
@@ -179,3 +179,27 @@ async def test_tables_that_are_known_wait_for_no_look_and_those_that_are_not_no_
         await refreshing
     monkeypatch.undo()
     assert (await sources.schema(NUMBERS, Deadline.after(10), refresh=True)).tables == known.tables
+
+
+async def test_a_file_that_takes_the_place_of_another_is_read_at_once(sources: Sources, tmp_path: Path) -> None:
+    assert (await ask(sources, "SELECT count(*) FROM numbers"))[0] == [(2000,)]
+    connection = sqlite3.connect(tmp_path / "new.db")
+    connection.executescript("CREATE TABLE numbers (n INTEGER); INSERT INTO numbers VALUES (1)")
+    connection.close()
+    (tmp_path / "new.db").replace(tmp_path / "numbers.db")
+    assert (await ask(sources, "SELECT count(*) FROM numbers"))[0] == [(1,)]
+    (tmp_path / "numbers.db").unlink()
+    with pytest.raises(NotFound):
+        await ask(sources, "SELECT count(*) FROM numbers")
+
+
+async def test_a_link_out_of_the_folder_that_takes_the_place_of_a_file_is_not_read(
+    sources: Sources, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    assert (await ask(sources, "SELECT count(*) FROM numbers"))[0] == [(2000,)]
+    outside = tmp_path_factory.mktemp("outside") / "secret.db"
+    sqlite3.connect(outside).executescript("CREATE TABLE numbers (n INTEGER)").connection.close()
+    (tmp_path / "numbers.db").unlink()
+    (tmp_path / "numbers.db").symlink_to(outside)
+    with pytest.raises(Refused):
+        await ask(sources, "SELECT count(*) FROM numbers")
