@@ -9,6 +9,7 @@ each with its length before it.
 from __future__ import annotations
 
 import base64
+import contextlib
 import math
 import os
 import resource
@@ -31,11 +32,11 @@ PROGRESS_STEPS: Final = 1000
 BUSY_S: Final = 0.5
 """Wait for a writer that locks the file. SQLite's own wait cannot be interrupted, so it is short."""
 
-SLOW_S: Final = 0.25
+SLOW_S: Final = 0.1
 """A statement that has taken so much of a processor goes behind everything else: it would hold up questions, s."""
 
 LOWEST: Final = 19
-"""Priority of such a one. Only root could take it back, so the process is not used again."""
+"""Priority of such a one. Where the process may not take it back, it is not used again."""
 
 MEMORY: Final = 256_000_000
 """Memory of the process beyond what it starts with, bytes."""
@@ -123,6 +124,7 @@ class Session:
         self._slow_at = math.inf
         self._for_schema: bool | None = None
         self.aside = False
+        self._usual = 0
         # What a statement is refused is not what opening the file needs: SQLite reads the schema by itself.
         self._connection = sqlite3.connect(
             f"{Path(path).as_uri()}?mode={'ro' if 'readonly' in layers else 'rwc'}",
@@ -178,8 +180,16 @@ class Session:
         """Whether the statement's time is up."""
         if not self.aside and time.process_time() > self._slow_at:
             self.aside = True
+            self._usual = os.getpriority(os.PRIO_PROCESS, 0)
             os.setpriority(os.PRIO_PROCESS, 0, LOWEST)
         return time.monotonic() > self._until
+
+    def back(self) -> None:
+        """Take its priority back, after a statement that took long."""
+        if self.aside:
+            with contextlib.suppress(PermissionError):
+                os.setpriority(os.PRIO_PROCESS, 0, self._usual)
+                self.aside = False
 
     def close(self) -> None:
         """Close the file."""
@@ -274,8 +284,12 @@ def serve(requests: BinaryIO, answers: BinaryIO) -> None:
                 _send(answers, {"moved": True})
                 continue
             for message in session.run(request):
+                if "end" in message:
+                    session.back()
                 _send(answers, {**message, "aside": session.aside})
         except (sqlite3.Error, sqlite3.Warning, MemoryError, OverflowError, OSError, UnicodeEncodeError) as error:
+            if session is not None:
+                session.back()
             _send(answers, _failed(error, session))
 
 
