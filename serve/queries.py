@@ -79,11 +79,12 @@ class Queries:
         Raises:
             UnknownSource: there is none of this name.
         """
-        async with self._asking:
-            if time.monotonic() - self._asked_at > KNOWN_S:
-                listed = await self._roles.database.sources(deadline=deadline)
-                self._known = {source.name: source for source in listed}
-                self._asked_at = time.monotonic()
+        if time.monotonic() - self._asked_at > KNOWN_S:
+            async with self._asking:
+                if time.monotonic() - self._asked_at > KNOWN_S:
+                    listed = await self._roles.database.sources(deadline=deadline)
+                    self._known = {source.name: source for source in listed}
+                    self._asked_at = time.monotonic()
         source = self._known.get(name)
         if source is None:
             raise UnknownSource("There is no source of this name.")

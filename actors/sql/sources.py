@@ -51,13 +51,16 @@ class _Places:
             Overloaded: too many wait already.
             DeadlineExceeded: none became free in time.
         """
-        if self._free.locked() and self._waiting >= self._most:
+        if not self._free.locked():
+            await self._free.acquire()
+        elif self._waiting >= self._most:
             raise Overloaded(f"{self._most} statements wait for the source {source.name!r} already. Try again later.")
-        self._waiting += 1
-        try:
-            await deadline.run(self._free.acquire(), f"Waiting for the source {source.name!r}")
-        finally:
-            self._waiting -= 1
+        else:
+            self._waiting += 1
+            try:
+                await deadline.run(self._free.acquire(), f"Waiting for the source {source.name!r}")
+            finally:
+                self._waiting -= 1
         try:
             yield
         finally:

@@ -13,12 +13,16 @@ import contextlib
 import functools
 import os
 import signal
+import socket
 import sqlite3
+import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import orjson
 
@@ -33,6 +37,8 @@ from actors.sql.schema import Schema, Tested
 MAX_MESSAGE: Final = 128_000_000
 """Longest message taken from a child, bytes: a row of the largest cells that SQLite is allowed, in base64."""
 
+VETTED_S: Final = 1.0
+"""How long a path is taken for what it was found to be, s. Whether the same file is there, the child sees each time."""
 
 OURS: Final = Limits(rows=100_000, bytes=50_000_000)
 """For what is asked to know the tables."""
@@ -42,45 +48,59 @@ class _Gone(Exception):
     """The child ended before its answer did."""
 
 
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A file that policy allows.
+
+    Attributes:
+        identity: its device and number.
+        until: how long that is believed; monotonic, s.
+    """
+
+    path: str
+    identity: tuple[int, int]
+    until: float
+
+
 class _Child:
     """A process that answers one request at a time."""
 
     def __init__(
-        self, process: asyncio.subprocess.Process, requests: asyncio.StreamWriter, answers: asyncio.StreamReader
+        self, process: subprocess.Popen[bytes], answers: asyncio.StreamReader, requests: asyncio.StreamWriter
     ) -> None:
         self._process = process
-        self._requests = requests
         self._answers = answers
-        self._pipe: asyncio.ReadTransport = process._transport.get_pipe_transport(1)  # type: ignore[attr-defined]
+        self._requests = requests
         self.aside = False
 
     @classmethod
     async def start(cls, *, confined: bool) -> _Child:
         """Start one. It has neither the environment nor the files of this process."""
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-I", "-B", sqlite_child.__file__, *([] if confined else ["--unconfined"])),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
-            env={},
-            start_new_session=True,
-            limit=1 << 20,
-        )
-        return cls(process, cast("asyncio.StreamWriter", process.stdin), cast("asyncio.StreamReader", process.stdout))
+        ours, theirs = socket.socketpair()
+        try:
+            # In a thread: libraries of event loops copy the tables of all of this process' memory for it, and nobody is
+            # served meanwhile; 20 ms where it was looked at, and eight at once were seen in the answers to others.
+            process = await asyncio.to_thread(_spawn, theirs, confined=confined)
+        except BaseException:
+            # One that comes up after all finds nobody there, and ends.
+            ours.close()
+            raise
+        return cls(process, *await asyncio.open_connection(sock=ours, limit=1 << 20))
 
     @property
     def alive(self) -> bool:
         """Whether it runs."""
-        return self._process.returncode is None
+        return not self._answers.at_eof()
 
-    async def send(self, request: Mapping[str, Any]) -> None:
-        """Ask."""
+    async def ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Ask, and take the first message of the answer."""
         data = orjson.dumps(request)
         try:
             self._requests.write(sqlite_child.HEADER.pack(len(data)) + data)
             await self._requests.drain()
         except (BrokenPipeError, ConnectionResetError):
             raise _Gone from None
+        return await self.receive()
 
     async def receive(self) -> dict[str, Any]:
         """The next message of the answer."""
@@ -96,18 +116,26 @@ class _Child:
 
     async def kill(self) -> None:
         """End it now."""
-        with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
-        # asyncio's own loop takes a process to have ended when its pipes have too. One that is full, because nobody
-        # reads from it any more, never would.
+        self._process.kill()
         self._requests.transport.abort()
-        self._pipe.close()
-        await self._process.wait()
+        await asyncio.to_thread(self._process.wait)
 
     @property
     def killed_for(self) -> int:
         """The signal that ended it, 0 if none did."""
         return -(self._process.returncode or 0)
+
+
+def _spawn(theirs: socket.socket, *, confined: bool) -> subprocess.Popen[bytes]:
+    with theirs:
+        return subprocess.Popen(  # noqa: S603 - a script of ours
+            [sys.executable, "-I", "-B", sqlite_child.__file__, *([] if confined else ["--unconfined"])],
+            stdin=theirs.fileno(),
+            stdout=theirs.fileno(),
+            stderr=subprocess.DEVNULL,
+            env={},
+            start_new_session=True,
+        )
 
 
 class SqliteEngine:
@@ -125,6 +153,7 @@ class SqliteEngine:
         self._locate = locate
         self._without = without
         self._idle: Idle[_Child] = Idle(_Child.kill, keep=keep)
+        self._files: dict[Source, _File] = {}
 
     @asynccontextmanager
     async def run(
@@ -145,9 +174,9 @@ class SqliteEngine:
 
     async def test(self, source: Source, deadline: Deadline) -> Tested:
         """See `Engine.test`."""
-        path, _ = await asyncio.to_thread(self._find, source)
+        file = await self._file(source, anew=True)
         look = functools.partial(self._look, source, deadline)
-        return await sqlite_catalog.test(look, writable=await asyncio.to_thread(os.access, path, os.W_OK))
+        return await sqlite_catalog.test(look, writable=await asyncio.to_thread(os.access, file.path, os.W_OK))
 
     async def _look(self, source: Source, deadline: Deadline, sql: str) -> list[tuple[Any, ...]]:
         """A statement of ours about the shape of the tables, which may ask what a user's may not."""
@@ -163,10 +192,8 @@ class SqliteEngine:
         self, source: Source, sql: str, params: Params, limits: Limits, deadline: Deadline, *, schema: bool
     ) -> AsyncIterator[Result]:
         deadline.check(f"reading the source {source.name!r}")
-        path, identity = await asyncio.to_thread(self._find, source)
+        file = await self._file(source)
         request = {
-            "path": path,
-            "identity": identity,
             "sql": sql,
             "params": {name: _wrapped(name, value) for name, value in params.items()},
             "rows": limits.rows,
@@ -178,33 +205,38 @@ class SqliteEngine:
         child = await self._take(source)
         done = False
         try:
-            with _encodable():
-                await self._ask(child.send(request), child, source, deadline)
-            first = await self._ask(child.receive(), child, source, deadline)
-            if "error" in first:
-                done = True
-                raise _explained(first, source)
-            if not first["columns"]:
-                await self._ask(child.receive(), child, source, deadline)
-                done = True
+            for anew in (False, True):
+                if anew:
+                    file = await self._file(source, anew=True)
+                asked = {**request, "path": file.path, "identity": file.identity}
+                with _encodable():
+                    message = await self._within(child.ask(asked), child, source, deadline)
+                if "moved" not in message:
+                    break
+            done = not message.keys().isdisjoint(("end", "error", "moved"))
+            if "moved" in message:
+                raise Unavailable(f"The SQLite file {source.path!r} is being replaced. Try again.")
+            if "error" in message:
+                raise _explained(message, source)
+            if not message["columns"]:
                 raise InvalidInput("The statement gives no rows. Only a SELECT can be asked.")
 
             async def batches() -> AsyncIterator[list[tuple[Any, ...]]]:
-                nonlocal done
+                nonlocal done, message
                 allowance = Allowance(limits)
                 while True:
-                    message = await self._ask(child.receive(), child, source, deadline)
-                    if "rows" in message:
-                        rows, _ = allowance.take(_restored(message), 0)
-                        yield rows
-                        continue
-                    done = True
+                    if message.get("rows"):
+                        taken, _ = allowance.take(_restored(message), 0)
+                        yield taken
+                    if "end" in message:
+                        result.truncated = message["truncated"]
+                        return
                     if "error" in message:
                         raise _explained(message, source)
-                    result.truncated = message["truncated"]
-                    return
+                    message = await self._within(child.receive(), child, source, deadline)
+                    done = not message.keys().isdisjoint(("end", "error"))
 
-            result = Result(tuple(map(Column, first["columns"])), batches())
+            result = Result(tuple(map(Column, message["columns"])), batches())
             yield result
         finally:
             # One in the middle of a statement has nothing to say any more that anybody would wait for.
@@ -220,7 +252,7 @@ class SqliteEngine:
                 return child
         return await _Child.start(confined="rlimits" not in self._without)
 
-    async def _ask(self, step: Any, child: _Child, source: Source, deadline: Deadline) -> Any:
+    async def _within(self, step: Any, child: _Child, source: Source, deadline: Deadline) -> Any:
         """One step of a child's, which ends by itself at the deadline or is ended soon after."""
         try:
             async with asyncio.timeout(deadline.remaining() + GRACE_S):
@@ -236,13 +268,21 @@ class SqliteEngine:
                 "damaged on purpose."
             ) from None
 
-    def _find(self, source: Source) -> tuple[str, tuple[int, int]]:
+    async def _file(self, source: Source, *, anew: bool = False) -> _File:
+        """The file of a source, if policy allows it, as it was a moment ago, or as it is now."""
+        known = self._files.get(source)
+        if known is None or anew or known.until < time.monotonic():
+            self._files = {each: file for each, file in self._files.items() if file.until >= time.monotonic()}
+            self._files[source] = known = await asyncio.to_thread(self._find, source)
+        return known
+
+    def _find(self, source: Source) -> _File:
         path = self._locate(source)
         try:
             found = os.stat(path)  # noqa: PTH116 - a Path's own takes three times as long
         except OSError:
             raise Unavailable(f"The SQLite file {source.path!r} is being replaced. Try again.") from None
-        return str(path), (found.st_dev, found.st_ino)
+        return _File(str(path), (found.st_dev, found.st_ino), time.monotonic() + VETTED_S)
 
 
 def _wrapped(name: str, value: Any) -> Any:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable, Coroutine
 from dataclasses import asdict, replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import Response
+from fastapi.routing import APIRoute
+from pydantic import ValidationError
 
 from actors.messages import Source
 from actors.sql.schema import Schema
@@ -20,7 +23,27 @@ from serve.schemas import PlanView, QueryBody, RowsView, SchemaView, SourceBody,
 from serve.services import Use, call_deadline
 from serve.streaming import unless_gone
 
-router = APIRouter(prefix="/v1/sources", tags=["sources"])
+
+class _Statements(APIRoute):
+    """The route of statements. One that has no query parameters is its body and nothing else.
+
+    To find out that no parameter is there took FastAPI as long as to run a short statement. Whatever is not as it
+    should be goes the usual way, which says so.
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        usual = super().get_route_handler()
+
+        async def answer(request: Request) -> Response:
+            if request.scope["query_string"] or request.headers.get("content-type") != rows.MEDIA_TYPES["json"]:
+                return await usual(request)
+            try:
+                body = QueryBody.model_validate_json(await request.body())
+            except ValidationError:
+                return await usual(request)
+            return await _answered(request, request.path_params["name"], body)
+
+        return answer
 
 
 async def _queries(request: Request) -> Queries:
@@ -32,6 +55,39 @@ Asking = Annotated[Queries, Depends(_queries)]
 Timeout = Annotated[
     int | None, Query(ge=1, le=600_000, description="Budget, ms; at most sources.query_timeout_s.", alias="timeout_ms")
 ]
+
+
+router = APIRouter(prefix="/v1/sources", tags=["sources"])
+statements = APIRouter(prefix="/v1/sources", tags=["sources"], route_class=_Statements)
+
+
+@statements.post(
+    "/{name}/query",
+    response_class=Response,
+    responses={
+        200: {
+            "model": RowsView,
+            "content": {kind.partition(";")[0]: {} for kind in rows.MEDIA_TYPES.values() if "json;" not in kind},
+        },
+        **documented(400, 403, 404, 413, 422, 429, 503, 504),
+    },
+)
+async def query_source(
+    name: str,
+    body: QueryBody,
+    request: Request,
+    shape: Annotated[rows.Shape, Query(alias="_shape", description="Form of a row in JSON.")] = "objects",
+    form: Annotated[
+        rows.Form | None, Query(alias="_format", description="Form of the answer; else by `Accept`, else json.")
+    ] = None,
+    limit: Annotated[
+        int | None,
+        Query(ge=0, description="Most rows, within sources.query_rows; by default 1000 in json, all in other forms."),
+    ] = None,
+    timeout_ms: Timeout = None,
+) -> Response:
+    """Run a single SELECT. It ends with its time, and with the client."""
+    return await _answered(request, name, body, shape, form, limit, timeout_ms)
 
 
 @router.get("", responses=documented(503))
@@ -83,47 +139,6 @@ async def source_schema(
 
 
 @router.post(
-    "/{name}/query",
-    response_class=Response,
-    responses={
-        200: {
-            "model": RowsView,
-            "content": {kind.partition(";")[0]: {} for kind in rows.MEDIA_TYPES.values() if "json;" not in kind},
-        },
-        **documented(400, 403, 404, 413, 422, 429, 503, 504),
-    },
-)
-async def query_source(
-    name: str,
-    body: QueryBody,
-    request: Request,
-    queries: Asking,
-    shape: Annotated[rows.Shape, Query(alias="_shape", description="Form of a row in JSON.")] = "objects",
-    form: Annotated[
-        rows.Form | None, Query(alias="_format", description="Form of the answer; else by `Accept`, else json.")
-    ] = None,
-    limit: Annotated[
-        int | None,
-        Query(ge=0, description="Most rows, within sources.query_rows; by default 1000 in json, all in other forms."),
-    ] = None,
-    timeout_ms: Timeout = None,
-) -> Response:
-    """Run a single SELECT. It ends with its time, and with the client."""
-    asked = Asked(
-        name,
-        body.sql,
-        body.params,
-        rows.form_of(form, request.headers.get("accept", "")),
-        shape,
-        limit,
-        None if timeout_ms is None else timeout_ms / 1000,
-    )
-    if asked.form in ("ndjson", "csv"):
-        return await unless_gone(request.receive, queries.stream(asked, request.scope["request_id"]))
-    return await unless_gone(request.receive, queries.whole(asked))
-
-
-@router.post(
     "/{name}/explain",
     response_class=Response,
     responses={200: {"model": PlanView}, **documented(400, 403, 404, 422, 429, 503, 504)},
@@ -137,6 +152,30 @@ async def explain_query(
     explaining = queries.sources.explain(source, body.sql, body.params, deadline)
     plan, advice = await unless_gone(request.receive, explaining)
     return Response(rows.encode(plan_body(plan, advice)), media_type=rows.MEDIA_TYPES["json"])
+
+
+async def _answered(
+    request: Request,
+    name: str,
+    body: QueryBody,
+    shape: rows.Shape = "objects",
+    form: rows.Form | None = None,
+    limit: int | None = None,
+    timeout_ms: int | None = None,
+) -> Response:
+    queries: Queries = request.app.state.queries
+    asked = Asked(
+        name,
+        body.sql,
+        body.params,
+        rows.form_of(form, request.headers.get("accept", "")),
+        shape,
+        limit,
+        None if timeout_ms is None else timeout_ms / 1000,
+    )
+    if asked.form in ("ndjson", "csv"):
+        return await unless_gone(request.receive, queries.stream(asked, request.scope["request_id"]))
+    return await unless_gone(request.receive, queries.whole(asked))
 
 
 def _view(source: Source) -> SourceView:
