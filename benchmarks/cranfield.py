@@ -1,4 +1,4 @@
-"""The Cranfield collection as PDFs: 1,400 abstracts, one a page, and 300 questions about them."""
+"""Collections of abstracts as PDFs, an abstract a page, and questions about them; Cranfield where none is named."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ PAGE = pymupdf.paper_rect("a4")
 MARGIN = pymupdf.Rect(54, 54, PAGE.width - 54, PAGE.height - 54)
 
 
-def folder() -> Path | None:
-    """Where the collection lies (`GATHERUM_DATA`, else beside the checkout), or None where it does not."""
+def folder(name: str = "cranfield") -> Path | None:
+    """Where a collection lies (`GATHERUM_DATA`, else beside the checkout), or None where it does not."""
     root = Path(os.environ.get("GATHERUM_DATA", Path(__file__).parents[2] / "shared" / "data"))
-    found = root / "retrieval" / "cranfield"
+    found = root / "retrieval" / name
     return found if (found / "corpus.jsonl").is_file() else None
 
 
@@ -41,8 +41,8 @@ def write_pdfs(source: Path, target: Path) -> list[Path]:
             size = 11.0
             while page.insert_textbox(MARGIN, text, fontsize=size) < 0:
                 size *= 0.9
-        path = target / f"cranfield-{first + 1:04}.pdf"
-        document.set_metadata({"title": f"Cranfield {first + 1} to {first + document.page_count}"})
+        path = target / f"{source.name}-{first + 1:04}.pdf"
+        document.set_metadata({"title": f"{source.name.capitalize()} {first + 1} to {first + document.page_count}"})
         document.save(path)
         document.close()
         written.append(path)

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("actors", "config", "serve")
 
-BASE = ("config", "actors.messages", "actors.errors", "actors.deadline")
+BASE = ("config", "actors.messages", "actors.errors", "actors.deadline", "actors.plan")
 PURE = ("actors.egress", "actors.reading", "actors.search", "actors.store", "actors.sql")
 ROLES = tuple(
     f"actors.{name}"
