@@ -13,11 +13,12 @@ import os
 import random
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 
+from actors.breaker import Breaker
 from actors.deadline import Deadline
 from actors.errors import DeadlineExceeded, GatherumError, InvalidInput, Overloaded
 from actors.messages import (
@@ -86,6 +87,7 @@ class Orchestrator:
         self._stored: tuple[StoredLookup, ...] = ()
         self._follower: asyncio.Task[None] | None = None
         self._in_flight = 0
+        self._breakers = {"entities": Breaker("The search for names"), "retrieval": Breaker("The search")}
         # One thread: choosing and encoding hold the interpreter anyway, they must only not hold the loop.
         self._joining = ThreadPoolExecutor(1, thread_name_prefix="join")
         self._log = logs.get()
@@ -108,7 +110,11 @@ class Orchestrator:
             ready=True,
             pid=os.getpid(),
             node=socket.gethostname(),
-            detail={"in_flight": self._in_flight, "lookups": len(self._stored)},
+            detail={
+                "in_flight": self._in_flight,
+                "lookups": len(self._stored),
+                "open_breakers": [name for name, breaker in self._breakers.items() if breaker.open],
+            },
         )
 
     async def ask_many(self, questions: list[Question], *, deadline: Deadline) -> list[Answer | GatherumError]:
@@ -228,6 +234,7 @@ class Orchestrator:
             database=self._database,
             stored=self._stored,
             text_to_sql=self._text_to_sql,
+            breakers=self._breakers,
         )
         batch = asked.batch(await run(asked.plan(), asked.last, clock=time.time))
         return await self._in_thread(
@@ -268,6 +275,7 @@ class _Asked:
         retrieval, entities, database: the roles.
         stored: the stored lookups.
         text_to_sql: see `Orchestrator`.
+        breakers: of the roles that every question asks; SQL sources and the model have theirs where they are asked.
     """
 
     def __init__(
@@ -280,12 +288,14 @@ class _Asked:
         database: Database,
         stored: Sequence[StoredLookup],
         text_to_sql: bool,
+        breakers: Mapping[str, Breaker],
     ) -> None:
         self._accepted = accepted
         self._took = took
         self._roles = (retrieval, entities, database)
         self._stored = stored
         self._text_to_sql = text_to_sql
+        self._breakers = breakers
         self._wanted: list[list[Wanted]] = []
         self._places: dict[Wanted, int] = {}
         # The calls go on for as long as one question can use what they bring.
@@ -302,10 +312,20 @@ class _Asked:
         ]
         parts: list[Plan] = [
             pipeline(
-                branch("entities", lambda until: entities.link_many(texts, deadline=until), items=len(texts)),
+                branch(
+                    "entities",
+                    lambda until: entities.link_many(texts, deadline=until),
+                    items=len(texts),
+                    breaker=self._breakers["entities"],
+                ),
                 scatter_gather("the sources that the names lead to", self._sources),
             ),
-            branch("retrieval", lambda until: retrieval.search_many(queries, deadline=until), items=len(queries)),
+            branch(
+                "retrieval",
+                lambda until: retrieval.search_many(queries, deadline=until),
+                items=len(queries),
+                breaker=self._breakers["retrieval"],
+            ),
         ]
         if any(question.sources for question in questions):
             parts.append(branch("sources", lambda until: database.sources(deadline=until)))

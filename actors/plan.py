@@ -15,14 +15,18 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Final, Generic, TypeVar, cast
 
+from actors.breaker import Breaker
 from actors.deadline import Deadline
 from actors.errors import GatherumError, Unavailable
 from config import logs
 
 T = TypeVar("T")
 Clock = Callable[[], float]
+
+FAIR_S: Final = 2.0
+"""Time that a call must have had for its being late to count against what it called, s."""
 
 
 @dataclass(slots=True)
@@ -62,6 +66,7 @@ class Branch:
     make: Make
     items: int | None
     until: Deadline | None
+    breaker: Breaker | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +94,9 @@ class Pipeline:
 Plan = Branch | Fork | Scatter | Pipeline
 
 
-def branch(name: str, make: Make, *, items: int | None = None, until: Deadline | None = None) -> Branch:
+def branch(
+    name: str, make: Make, *, items: int | None = None, until: Deadline | None = None, breaker: Breaker | None = None
+) -> Branch:
     """One call.
 
     Args:
@@ -97,8 +104,9 @@ def branch(name: str, make: Make, *, items: int | None = None, until: Deadline |
         make: the call.
         items: how many values it must bring; None for any number.
         until: a deadline of its own, if it has less time than the plan.
+        breaker: of what is called; while it is open the call is not made.
     """
-    return Branch(name, make, items, until)
+    return Branch(name, make, items, until, breaker)
 
 
 def fork_join(*parts: Plan) -> Fork:
@@ -247,7 +255,7 @@ class _Run:
         values: Sequence[Any] = ()
         error: GatherumError | None = None
         try:
-            values = await branch.make(deadline)
+            values = await self._guarded(branch, deadline)
         except GatherumError as failed:
             error = failed
         except Exception as defect:  # noqa: BLE001 - a fault in one role degrades an answer, it must not take it away
@@ -259,3 +267,16 @@ class _Run:
             error = Unavailable(f"The {branch.name} branch failed. Try again.")
         call.values, call.error, call.ended = () if error else values, error, self._clock()
         return call.brought
+
+    async def _guarded(self, branch: Branch, deadline: Deadline) -> Sequence[Any]:
+        if branch.breaker is None:
+            return await branch.make(deadline)
+        fair = deadline.remaining(now=self._clock()) >= FAIR_S
+        with branch.breaker.watching(fair=fair):
+            try:
+                return await branch.make(deadline)
+            except asyncio.CancelledError:
+                # Not the client has gone, but the time.
+                if fair and deadline.remaining(now=self._clock()) <= 0:
+                    branch.breaker.late()
+                raise

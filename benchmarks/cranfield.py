@@ -23,7 +23,7 @@ def folder(name: str = "cranfield") -> Path | None:
 
 def questions(source: Path, count: int = 300) -> list[str]:
     """So many distinct questions: the collection's own, then variations of them."""
-    own = [record["text"] for record in _records(source / "queries.jsonl")]
+    own = [record["text"] for record in records(source / "queries.jsonl")]
     forms = ("{}", "what is known about this: {}", "who has studied {}", "please explain {}")
     return list(dict.fromkeys(form.format(text) for form in forms for text in own))[:count]
 
@@ -31,11 +31,11 @@ def questions(source: Path, count: int = 300) -> list[str]:
 def write_pdfs(source: Path, target: Path) -> list[Path]:
     """Write the abstracts as PDFs; returns their paths."""
     target.mkdir(parents=True, exist_ok=True)
-    records = _records(source / "corpus.jsonl")
+    found = records(source / "corpus.jsonl")
     written = []
-    for first in range(0, len(records), PAGES_PER_PDF):
+    for first in range(0, len(found), PAGES_PER_PDF):
         document = pymupdf.open()
-        for record in records[first : first + PAGES_PER_PDF]:
+        for record in found[first : first + PAGES_PER_PDF]:
             page = document.new_page(width=PAGE.width, height=PAGE.height)
             text = f"{record['title']}\n\n{record['text']}".strip() or "(no text)"
             size = 11.0
@@ -49,5 +49,6 @@ def write_pdfs(source: Path, target: Path) -> list[Path]:
     return written
 
 
-def _records(path: Path) -> list[dict[str, Any]]:
+def records(path: Path) -> list[dict[str, Any]]:
+    """The records of a file of the collection."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
