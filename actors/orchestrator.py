@@ -13,25 +13,26 @@ import os
 import random
 import socket
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, ClassVar, Final, TypeVar, cast
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 
+from actors.breaker import Breaker
 from actors.deadline import Deadline
-from actors.errors import DeadlineExceeded, GatherumError, InvalidInput, Overloaded, Unavailable
+from actors.errors import DeadlineExceeded, GatherumError, InvalidInput, Overloaded
 from actors.messages import (
     Answer,
     Evidence,
-    Found,
     Health,
-    LinkedEntity,
     LookupCall,
     Query,
     Question,
     Source,
     StoredLookup,
 )
-from actors.search.branches import Batch, Call, Wanted, merge, plan
+from actors.plan import Branch, Call, Calls, Plan, branch, fork_join, pipeline, run, scatter_gather
+from actors.search.branches import Batch, Wanted, merge, wanted_of
 from actors.search.encoding import encode_answer, encode_found
 from config import logs
 from config.settings import OrchestratorSettings
@@ -86,10 +87,9 @@ class Orchestrator:
         self._stored: tuple[StoredLookup, ...] = ()
         self._follower: asyncio.Task[None] | None = None
         self._in_flight = 0
+        self._breakers = {"entities": Breaker("The search for names"), "retrieval": Breaker("The search")}
         # One thread: choosing and encoding hold the interpreter anyway, they must only not hold the loop.
         self._joining = ThreadPoolExecutor(1, thread_name_prefix="join")
-        # The loop keeps only weak references to tasks, and these are not waited for.
-        self._abandoned: set[asyncio.Task[None]] = set()
         self._log = logs.get()
 
     async def start(self) -> None:
@@ -110,7 +110,11 @@ class Orchestrator:
             ready=True,
             pid=os.getpid(),
             node=socket.gethostname(),
-            detail={"in_flight": self._in_flight, "lookups": len(self._stored)},
+            detail={
+                "in_flight": self._in_flight,
+                "lookups": len(self._stored),
+                "open_breakers": [name for name, breaker in self._breakers.items() if breaker.open],
+            },
         )
 
     async def ask_many(self, questions: list[Question], *, deadline: Deadline) -> list[Answer | GatherumError]:
@@ -222,7 +226,7 @@ class Orchestrator:
     async def _answer(
         self, accepted: Sequence[tuple[Question, Deadline]], took: float, form: Callable[[Answer], R]
     ) -> list[R | GatherumError]:
-        fan = _FanOut(
+        asked = _Asked(
             accepted,
             took,
             retrieval=self._retrieval,
@@ -230,17 +234,9 @@ class Orchestrator:
             database=self._database,
             stored=self._stored,
             text_to_sql=self._text_to_sql,
+            breakers=self._breakers,
         )
-        tasks = [asyncio.create_task(branch) for branch in fan.branches()]
-        try:
-            # Waiting does not hand a cancellation on to what is waited for: whoever is left is cancelled below.
-            await asyncio.wait(tasks, timeout=fan.last.remaining())
-        finally:
-            for task in tasks:
-                if task.cancel():
-                    self._abandoned.add(task)
-                    task.add_done_callback(self._abandoned.discard)
-        batch = fan.batch()
+        batch = asked.batch(await run(asked.plan(), asked.last, clock=time.time))
         return await self._in_thread(
             lambda: [
                 self._join(question, index, until, batch, form) for index, (question, until) in enumerate(accepted)
@@ -270,8 +266,8 @@ class Orchestrator:
         return await asyncio.get_running_loop().run_in_executor(self._joining, work)
 
 
-class _FanOut:
-    """The calls that a batch of questions is answered from, each made once for all of them.
+class _Asked:
+    """A batch of questions, and the plan that it is answered by: each call is made once for all of them.
 
     Args:
         accepted: the questions, each with the time its branches have.
@@ -279,6 +275,7 @@ class _FanOut:
         retrieval, entities, database: the roles.
         stored: the stored lookups.
         text_to_sql: see `Orchestrator`.
+        breakers: of the roles that every question asks; SQL sources and the model have theirs where they are asked.
     """
 
     def __init__(
@@ -291,116 +288,103 @@ class _FanOut:
         database: Database,
         stored: Sequence[StoredLookup],
         text_to_sql: bool,
+        breakers: Mapping[str, Breaker],
     ) -> None:
         self._accepted = accepted
         self._took = took
         self._roles = (retrieval, entities, database)
-        self._search: Call[Found] = Call()
-        self._names: Call[tuple[LinkedEntity, ...]] = Call()
         self._stored = stored
         self._text_to_sql = text_to_sql
-        self._sources: Call[Source] = Call()
+        self._breakers = breakers
         self._wanted: list[list[Wanted]] = []
-        self._by_source: dict[str, list[Wanted]] = {}
         self._places: dict[Wanted, int] = {}
-        self._rows: dict[str, Call[Evidence]] = {}
-        self._models: dict[int, Call[Evidence]] = {}
         # The calls go on for as long as one question can use what they bring.
         self.last = max(until for _, until in accepted)
 
-    def branches(self) -> list[Coroutine[None, None, None]]:
-        """What runs at the same time."""
-        named = any(question.sources for question, _ in self._accepted)
-        return [self._link_and_ask(), self._find(), *([self._list_sources()] if named else [])]
+    def plan(self) -> Plan:
+        """Names and passages at once; the sources as soon as the names are known."""
+        retrieval, entities, database = self._roles
+        questions = [question for question, _ in self._accepted]
+        texts = [question.text for question in questions]
+        queries = [
+            Query(question.text, question.collections, question.limit, filters=question.filters)
+            for question in questions
+        ]
+        parts: list[Plan] = [
+            pipeline(
+                branch(
+                    "entities",
+                    lambda until: entities.link_many(texts, deadline=until),
+                    items=len(texts),
+                    breaker=self._breakers["entities"],
+                ),
+                scatter_gather("the sources that the names lead to", self._sources),
+            ),
+            branch(
+                "retrieval",
+                lambda until: retrieval.search_many(queries, deadline=until),
+                items=len(queries),
+                breaker=self._breakers["retrieval"],
+            ),
+        ]
+        if any(question.sources for question in questions):
+            parts.append(branch("sources", lambda until: database.sources(deadline=until)))
+        return fork_join(*parts)
 
-    def batch(self) -> Batch:
-        """What has come back by now."""
-        listed = self._sources.ended <= self.last.at and self._sources.error is None
+    def batch(self, calls: Calls) -> Batch:
+        """What a run has brought."""
+        listed = calls.get("sources", Call[Source]())
         return Batch(
             took=self._took,
-            retrieval=self._search,
-            entities=self._names,
-            rows=self._rows,
+            retrieval=calls.get("retrieval", Call()),
+            entities=calls.get("entities", Call()),
+            rows={source: calls.get(f"sql:{source}", Call()) for source in {one.source for one in self._places}},
             wanted=self._wanted,
             places=self._places,
-            models=self._models,
-            sources=frozenset(source.name for source in self._sources.values if isinstance(source, Source))
-            if listed
+            models={at: calls[f"model:{at}"] for at in range(len(self._accepted)) if f"model:{at}" in calls},
+            sources=frozenset(source.name for source in listed.values if isinstance(source, Source))
+            if listed.brought
             else None,
         )
 
-    async def _find(self) -> None:
-        retrieval, _, _ = self._roles
-        queries = [
-            Query(question.text, question.collections, question.limit, filters=question.filters)
-            for question, _ in self._accepted
-        ]
-        await _make(self._search, "retrieval", retrieval.search_many(queries, deadline=self.last), len(queries))
-
-    async def _link_and_ask(self) -> None:
-        _, entities, _ = self._roles
-        texts = [question.text for question, _ in self._accepted]
-        await _make(self._names, "entities", entities.link_many(texts, deadline=self.last), len(texts))
-        if self._names.error is not None:
-            return
+    def _sources(self, calls: Calls) -> list[Branch]:
+        """A call for each source, with what all questions want of it; and for the model where nothing else asks."""
+        _, _, database = self._roles
+        named = calls["entities"].values
+        by_source: dict[str, list[Wanted]] = {}
+        models: list[Branch] = []
         now = time.time()
-        for index, (question, until) in enumerate(self._accepted):
-            names = self._names.values[index]
+        self._wanted, self._places = [], {}
+        for at, (question, until) in enumerate(self._accepted):
+            names = named[at]
             if isinstance(names, GatherumError) or until.remaining(now=now) <= 0:
                 self._wanted.append([])
                 continue
-            wanted = plan(question, names, self._stored)
+            wanted = wanted_of(question, names, self._stored)
             self._wanted.append(wanted)
             if self._text_to_sql and question.sources != () and not any(isinstance(one, LookupCall) for one in wanted):
-                self._models[index] = Call()
-        for wanted in self._wanted:
+                asked = [(question.text, names, question.sources)]
+                models.append(branch(f"model:{at}", partial(_write_sql, database, asked), items=1, until=until))
             for one in wanted:
                 if one not in self._places:
-                    of = self._by_source.setdefault(one.source, [])
+                    of = by_source.setdefault(one.source, [])
                     self._places[one] = len(of)
                     of.append(one)
-        self._rows = {source: Call() for source in self._by_source}
-        async with asyncio.TaskGroup() as group:
-            for source in self._by_source:
-                group.create_task(self._ask_source(source))
-            for index in self._models:
-                group.create_task(self._ask_model(index))
-
-    async def _ask_source(self, source: str) -> None:
-        _, _, database = self._roles
-        wanted = self._by_source[source]
-        call = database.evidence_many(source, wanted, deadline=self.last)
-        await _make(self._rows[source], f"sql:{source}", call, len(wanted))
-
-    async def _ask_model(self, index: int) -> None:
-        _, _, database = self._roles
-        question, until = self._accepted[index]
-        names = cast("tuple[LinkedEntity, ...]", self._names.values[index])
-        call = database.write_sql_many([(question.text, names, question.sources)], deadline=until)
-        await _make(self._models[index], "model", call, 1)
-
-    async def _list_sources(self) -> None:
-        _, _, database = self._roles
-        await _make(self._sources, "sources", database.sources(deadline=self.last), None)
+        sources = [
+            branch(f"sql:{source}", partial(_evidence, database, source, wanted), items=len(wanted))
+            for source, wanted in by_source.items()
+        ]
+        return [*sources, *models]
 
 
-async def _make(call: Call[T], name: str, awaitable: Awaitable[Sequence[T | GatherumError]], items: int | None) -> None:
-    """Make a call and note what became of it; only a cancellation comes through."""
-    call.started = time.time()
-    try:
-        values = await awaitable
-    except GatherumError as error:
-        call.error = error
-    except Exception:  # noqa: BLE001 - a fault in one role degrades an answer, it must not take it away
-        logs.get().exception("branch_failed", branch=name)
-        call.error = Unavailable(f"The {name} branch failed. Try again.")
-    else:
-        if items is None or len(values) == items:
-            call.values = values
-        else:
-            logs.get().error("branch_miscounted", branch=name, items=items, values=len(values))
-            call.error = Unavailable(f"The {name} branch failed. Try again.")
-    call.ended = time.time()
+async def _evidence(
+    database: Database, source: str, wanted: list[Wanted], deadline: Deadline
+) -> Sequence[Evidence | GatherumError]:
+    return await database.evidence_many(source, wanted, deadline=deadline)
+
+
+async def _write_sql(database: Database, asked: list[Any], deadline: Deadline) -> Sequence[Evidence | GatherumError]:
+    return await database.write_sql_many(asked, deadline=deadline)
 
 
 def _itself(answer: Answer) -> Answer:

@@ -1,9 +1,10 @@
 """Pool: the replicas of one role, used as if they were one local object.
 
 A role that needs another is given a Pool typed as that role's class, so its code (and its unit tests) cannot tell a
-remote replica from a plain object. The pool picks the replica with the fewest calls in flight. A call that fails
-because a process died is repeated, on another replica or on the restarted one, but only if the role declares the method
-idempotent; every call ends by its deadline, and then its remote half is cancelled too.
+remote replica from a plain object. The pool picks the replica with the fewest calls in flight of those that are there.
+A call that fails because a process died is repeated, on another replica or on the restarted one, but only if the role
+declares the method idempotent and the retry budget has something left; every call ends by its deadline, and then its
+remote half is cancelled too.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import random
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, ClassVar, Protocol, TypeVar, cast
 
@@ -20,12 +22,16 @@ from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RayTa
 
 from actors.deadline import Deadline
 from actors.errors import DeadlineExceeded, GatherumError, Unavailable
+from actors.retries import RetryBudget
 from config import logs
 
 NAMESPACE = "gatherum"
 
 FIRST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 1.0
+READY_S = 10.0
+"""How long one look waits for a replica that is being started, s."""
+
 STREAM_BUFFER = 8
 """Items a streaming call may be ahead of its reader."""
 
@@ -57,12 +63,19 @@ def replica_name(role: str, index: int, *, shard: int | None = None) -> str:
 
 
 class _Replica:
-    __slots__ = ("handle", "in_flight", "name")
+    """One replica, as this process knows it.
+
+    Attributes:
+        returning: looks for it since a call to it was lost; None while it is taken to be there.
+    """
+
+    __slots__ = ("handle", "in_flight", "name", "returning")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.handle: ActorHandle[Any] | None = None
         self.in_flight = 0
+        self.returning: asyncio.Task[None] | None = None
 
 
 class Pool:
@@ -84,6 +97,7 @@ class Pool:
         self._names = names
         self._work = WORK.get(role, f"the work of the {role} role")
         self._replicas = [_Replica(name) for name in names]
+        self._retries = RetryBudget(time.monotonic)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Calls in flight and handles belong to one process.
@@ -103,11 +117,10 @@ class Pool:
 
     async def _call(self, method: str, *args: Any, deadline: Deadline, **kwargs: Any) -> Any:
         what = self._work
-        pause = FIRST_PAUSE_S
-        avoid: _Replica | None = None
+        self._retries.deposit()
         while True:
             deadline.check(what)
-            replica = self._least_busy(avoid)
+            replica = await self._present(method, deadline)
             # Counted from the choice on, or calls that start together would all choose the same one.
             replica.in_flight += 1
             try:
@@ -118,26 +131,63 @@ class Pool:
             except RayTaskError as error:
                 raise _cause(error, f"{self._role}.{method}", what) from None
             except (RayActorError, ActorUnavailableError) as error:
-                replica.handle = None
-                avoid = replica
+                self._lost(replica)
                 if method not in self._idempotent:
                     # It may or may not have run; only the caller can find out.
                     raise self._away(method, "broke off. Try again.", error) from error
+                if not self._retries.withdraw():
+                    raise self._away(method, "broke off, as too much else does. Try again.", error) from error
             except ValueError:
-                # No actor of that name: it is being created, or the system is down.
-                replica.handle = None
-                avoid = replica
+                # No actor of that name: it is being created, or the system is down. Nothing was begun.
+                self._lost(replica)
             except TaskCancelledError:
                 raise self._away(method, "was cancelled. Try again.") from None
             except RayError as error:
                 raise self._away(method, "was lost on its way. Try again.", error) from error
             finally:
                 replica.in_flight -= 1
-            if deadline.remaining() <= pause:
+
+    async def _present(self, method: str, deadline: Deadline) -> _Replica:
+        """The least busy of the replicas that are there; where none is, the first that comes back.
+
+        Raises:
+            Unavailable: none comes back in time.
+        """
+        while (replica := self._least_busy()) is None:
+            looks = [replica.returning for replica in self._replicas if replica.returning is not None]
+            done, _ = await asyncio.wait(looks, timeout=deadline.remaining(), return_when=asyncio.FIRST_COMPLETED)
+            if not done:
                 raise self._away(method, "is not possible at the moment. Try again in a few seconds.")
-            # Full jitter: callers that failed together do not come back together.
-            await asyncio.sleep(random.uniform(0, pause))  # noqa: S311 - no secret depends on it
-            pause = min(2 * pause, LONGEST_PAUSE_S)
+        return replica
+
+    def _lost(self, replica: _Replica) -> None:
+        """A call to it was lost: no other is sent there until it is found again, which one look at a time finds out.
+
+        Without this the dead replica, which has nothing in flight, would be the first choice of every call.
+        """
+        replica.handle = None
+        if replica.returning is None:
+            replica.returning = asyncio.create_task(self._await_return(replica), name=f"return-{replica.name}")
+
+    async def _await_return(self, replica: _Replica) -> None:
+        pause = FIRST_PAUSE_S
+        try:
+            while not await self._is_back(replica):
+                # Full jitter: those who lost it together do not come back together.
+                await asyncio.sleep(random.uniform(0, pause))  # noqa: S311 - no secret depends on it
+                pause = min(2 * pause, LONGEST_PAUSE_S)
+        finally:
+            replica.returning = None
+
+    async def _is_back(self, replica: _Replica) -> bool:
+        try:
+            handle: Any = await self._find(replica)
+            async with asyncio.timeout(READY_S):
+                await handle.__ray_ready__.remote()
+        except (RayError, ValueError, TimeoutError):
+            replica.handle = None
+            return False
+        return True
 
     async def _attempt(
         self,
@@ -158,10 +208,11 @@ class Pool:
     async def _stream(self, method: str, *args: Any, deadline: Deadline, **kwargs: Any) -> AsyncIterator[Any]:
         what = self._work
         deadline.check(what)
-        replica = self._least_busy(None)
+        replica = await self._present(method, deadline)
         try:
             handle = replica.handle or await deadline.run(self._find(replica), what)
         except ValueError:
+            self._lost(replica)
             raise self._away(method, "is not possible at the moment. Try again in a few seconds.") from None
         replica.in_flight += 1
         call = getattr(handle, method).options(
@@ -180,7 +231,7 @@ class Pool:
         except RayTaskError as error:
             raise _cause(error, f"{self._role}.{method}", what) from None
         except RayError as error:
-            replica.handle = None
+            self._lost(replica)
             raise self._away(method, "broke off. Try again.", error) from error
         finally:
             replica.in_flight -= 1
@@ -193,12 +244,12 @@ class Pool:
         logs.get().warning("replica_away", role=self._role, method=method, said=said, kind=kind)
         return Unavailable(f"{self._work[0].upper()}{self._work[1:]} {said}")
 
-    def _least_busy(self, avoid: _Replica | None) -> _Replica:
-        candidates = [replica for replica in self._replicas if replica is not avoid] or self._replicas
-        if len(candidates) == 1:
-            return candidates[0]
-        fewest = min(replica.in_flight for replica in candidates)
-        return random.choice([r for r in candidates if r.in_flight == fewest])  # noqa: S311 - spreads load
+    def _least_busy(self) -> _Replica | None:
+        there = [replica for replica in self._replicas if replica.returning is None]
+        if len(there) <= 1:
+            return there[0] if there else None
+        fewest = min(replica.in_flight for replica in there)
+        return random.choice([replica for replica in there if replica.in_flight == fewest])  # noqa: S311 - spreads load
 
     async def _find(self, replica: _Replica) -> ActorHandle[Any]:
         # A blocking look-up in Ray's control store.

@@ -60,7 +60,14 @@ class ApiSettings(Section):
     host: str = Field(description="Address to bind.")
     port: int = Field(ge=0, le=65535, description="Port of the HTTP entry point; 0 takes a free one.")
     replicas: int = Field(ge=1, description="Processes that accept requests.")
-    max_concurrent_requests: int = Field(ge=1, description="Requests in flight per replica; more are refused with 429.")
+    max_concurrent_requests: int = Field(
+        ge=1,
+        description="Questions and searches that one client alone may have under way per replica; more are refused "
+        "with 429. Several clients share them, and an eighth besides.",
+    )
+    max_uploads: int = Field(ge=1, description="The same for uploads and extractions.")
+    max_statements: int = Field(ge=1, description="The same for what is asked of SQL sources.")
+    max_others: int = Field(ge=1, description="The same for all else; what asks for the state is always answered.")
     max_upload_mb: float = Field(gt=0, description="Largest file accepted, MB (10^6 bytes).")
     upload_timeout_s: float = Field(gt=0, description="Time that the body of a request may take to come in, s.")
     stall_s: float = Field(
@@ -70,7 +77,9 @@ class ApiSettings(Section):
     max_extract_mb: float = Field(gt=0, description="Longest answer of an extraction that is not streamed, MB.")
     max_question_chars: int = Field(ge=1, description="Longest question accepted, characters.")
     batch_size: int = Field(ge=1, description="Most questions that travel to the orchestrator together.")
-    batch_wait_ms: float = Field(ge=0, description="How long a question waits for company, ms.")
+    batch_wait_ms: float = Field(
+        ge=0, description="How long a question waits for company while others are on their way, ms."
+    )
     batches_in_flight: int = Field(ge=1, description="Batches under way at once per replica.")
     max_event_streams: int = Field(ge=1, description="Clients that follow jobs at once per replica; more get a 429.")
 

@@ -7,6 +7,7 @@ memory.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import secrets
 import time
@@ -22,6 +23,7 @@ from actors.store.blobs import open_blobs
 from config import logs
 from config.settings import ApiSettings
 from serve import problems
+from serve.admission import Lane, Lanes, client_of
 from serve.fetch import Fetcher
 from serve.pace import Paced, Stalled
 from serve.parameters import known_parameters
@@ -60,26 +62,37 @@ def create_app(services: Services) -> FastAPI:
     modules = (documents, extract, jobs, collections, entities, sources, lookups, admin)
     for router in (ask.router, sources.statements, *(module.router for module in modules)):
         app.include_router(router)
-    app.add_middleware(_Envelope, settings=services.settings.api)
+    app.state.lanes = lanes = lanes_of(services.settings.api)
+    app.add_middleware(_Envelope, settings=services.settings.api, lanes=lanes)
     return app
+
+
+def lanes_of(settings: ApiSettings) -> Lanes:
+    """The lanes of one replica."""
+    return Lanes(
+        questions=Lane(settings.max_concurrent_requests, "questions"),
+        uploads=Lane(settings.max_uploads, "uploads"),
+        statements=Lane(settings.max_statements, "statements"),
+        others=Lane(settings.max_others, "requests"),
+    )
 
 
 class _Envelope:
     """What every request gets: an id, a bounded body, a bounded wait for the client, a problem document for a defect.
 
-    Beyond `api.max_concurrent_requests` under way, one more is refused at once. Those that ask for the state always
-    pass.
+    What its lane has no place for is refused at once, before anything of it is looked at. Those that ask for the state
+    always pass.
 
     Args:
         app: what answers.
         settings: the bounds.
+        lanes: what is under way.
     """
 
-    def __init__(self, app: ASGIApp, settings: ApiSettings) -> None:
+    def __init__(self, app: ASGIApp, settings: ApiSettings, lanes: Lanes) -> None:
         self._app = app
         self._settings = settings
-        self._limit = settings.max_concurrent_requests
-        self._under_way = 0
+        self._lanes = lanes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -109,12 +122,15 @@ class _Envelope:
             status = message.get("status", status)
             await client.send(message)
 
-        if self._under_way >= self._limit and scope["path"] not in ALWAYS:
-            detail = f"{self._limit:,} requests are under way already. Try again in a moment."
-            await problems.problem(Overloaded.http_status, Overloaded.code, detail, request_id)(scope, receive, send)
-            return
-        self._under_way += 1
-        with logs.bound(request_id=request_id):
+        scope["client_name"] = name = client_of(scope["headers"], (scope.get("client") or ("",))[0])
+        place = contextlib.ExitStack()
+        if scope["path"] not in ALWAYS:
+            try:
+                place.enter_context(self._lanes.of(scope["method"], scope["path"]).entered(name))
+            except Overloaded as full:
+                await problems.problem(full.http_status, full.code, full.detail, request_id)(scope, receive, send)
+                return
+        with place, logs.bound(request_id=request_id):
             try:
                 await self._app(scope, bounded, watched)
             except ClientDisconnect as gone:
@@ -127,7 +143,6 @@ class _Envelope:
                 detail = "Something went wrong on our side. The log has it under this request id."
                 await problems.problem(500, "internal", detail, request_id)(scope, receive, watched)
             finally:
-                self._under_way -= 1
                 if scope["path"] not in ALWAYS:
                     took = round((time.perf_counter() - began) * 1000, 1)
                     logs.get().info("request", method=scope["method"], path=scope["path"], status=status, ms=took)

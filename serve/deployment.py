@@ -10,6 +10,7 @@ import logging
 import sys
 from typing import Any
 
+import orjson
 from fastapi import FastAPI
 from ray import serve as ray_serve
 from ray.serve.deployment import Application
@@ -20,24 +21,28 @@ from actors.cluster import Roles
 from actors.deadline import Deadline
 from actors.errors import GatherumError
 from actors.messages import Health, Query, Question
+from actors.search.encoding import addressed_to
 from config import logs
 from config.settings import Settings, load
-from serve.app import create_app
-from serve.batching import ask_together
+from serve.app import create_app, lanes_of
+from serve.batching import Batcher, SingleFlight, ask_together
 from serve.services import Services
 
 APPLICATION = "gatherum"
 
 SPARE_REQUESTS = 200
-"""Requests a replica takes beyond its limit, to refuse them or to tell the system's state."""
+"""Requests a replica takes beyond its limits, to refuse them or to tell the system's state."""
+
+DRAIN_SPARE_S = 5.0
+"""What a replica that is taken down has beyond the budget of a question, s."""
 
 
 @ray_serve.ingress()
 class Api:
     """One HTTP replica.
 
-    Questions that arrive within `api.batch_wait_ms` of one another go to the orchestrator in one call: at hundreds a
-    second the hop between processes costs more than the work.
+    Questions that arrive together go to the orchestrator in one call (see `batching.py`), and those that are the same
+    are one question.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -56,34 +61,32 @@ class Api:
             deadline = max(deadline for _, deadline in searches)
             return await roles.orchestrator.search_json([query for query, _ in searches], deadline=deadline)
 
-        batched = ray_serve.batch(
-            max_batch_size=settings.api.batch_size,
-            batch_wait_timeout_s=settings.api.batch_wait_ms / 1000,
-            max_concurrent_batches=settings.api.batches_in_flight,
-        )
-        self._ask_together: Any = batched(ask)
-        self._search_together: Any = batched(search)
+        way: dict[str, Any] = {
+            "size": settings.api.batch_size,
+            "wait_s": settings.api.batch_wait_ms / 1000,
+            "in_flight": settings.api.batches_in_flight,
+        }
+        self._questions: Batcher[Question, bytes] = Batcher(ask, **way)
+        self._searches: Batcher[tuple[Query, Deadline], bytes] = Batcher(search, **way)
+        self._flights = SingleFlight[bytes]()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return create_app(Services(self._settings, self._roles, self.ask, self.search, self.health))
 
-    async def ask(self, question: Question) -> bytes:
+    async def ask(self, question: Question, client: str) -> bytes:
         """The JSON of the answer."""
-        return _unwrap(await question.deadline.run(self._ask_together(question), "The answer"))
+        filters = orjson.dumps(question.filters, option=orjson.OPT_SORT_KEYS)
+        asked = (question.text, question.collections, question.sources, question.limit, filters)
+        answer = self._flights.do(asked, question.deadline, lambda: self._questions.submit(question, client))
+        return addressed_to(await question.deadline.run(answer, "The answer"), question.request_id)
 
-    async def search(self, query: Query, deadline: Deadline) -> bytes:
+    async def search(self, query: Query, deadline: Deadline, client: str) -> bytes:
         """The JSON of the passages found."""
-        return _unwrap(await deadline.run(self._search_together((query, deadline)), "The search"))
+        return await deadline.run(self._searches.submit((query, deadline), client), "The search")
 
     async def health(self, deadline: Deadline) -> dict[str, Health | GatherumError]:
         """The state of every replica of every role."""
         return await cluster.health(self._roles, deadline=deadline)
-
-
-def _unwrap(value: bytes | GatherumError) -> bytes:
-    if isinstance(value, GatherumError):
-        raise value
-    return value
 
 
 def build(settings: Settings) -> Application:
@@ -92,10 +95,11 @@ def build(settings: Settings) -> Application:
         name="Api",
         num_replicas=settings.api.replicas,
         # The application refuses first, and says why; these are a net below it.
-        max_ongoing_requests=settings.api.max_concurrent_requests + SPARE_REQUESTS,
+        max_ongoing_requests=lanes_of(settings.api).room + SPARE_REQUESTS,
         max_queued_requests=SPARE_REQUESTS,
         ray_actor_options={"num_cpus": 0},  # page tasks are what the CPUs are set aside for
-        graceful_shutdown_timeout_s=10,
+        # Time for every question that was accepted, unless it brought a longer one along.
+        graceful_shutdown_timeout_s=settings.orchestrator.timeout_s + DRAIN_SPARE_S,
         health_check_period_s=5,
     )(Api)
     return deployment.bind(settings)

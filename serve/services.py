@@ -60,15 +60,16 @@ class Services:
     """Everything a route may need.
 
     Attributes:
-        ask: a question to the JSON of its answer; questions that arrive together travel together.
+        ask: a question, and whose it is (see `admission.client_of`), to the JSON of its answer; questions that arrive
+            together travel together.
         search: a query to the JSON of its passages, likewise.
         health: the state of every replica, by actor name.
     """
 
     settings: Settings
     roles: Roles
-    ask: Callable[[Question], Awaitable[bytes]]
-    search: Callable[[Query, Deadline], Awaitable[bytes]]
+    ask: Callable[[Question, str], Awaitable[bytes]]
+    search: Callable[[Query, Deadline, str], Awaitable[bytes]]
     health: Callable[[Deadline], Awaitable[dict[str, Health | GatherumError]]]
 
 

@@ -62,6 +62,9 @@ def flags(folder: Path) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),
+        # Longer than our own limits (a body's 900 s, a question's 600 s), so that whoever is cut off is told why.
+        "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S": "1000",
+        "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "1000",
         # Replicas are drained by their own graceful shutdown; the default of 30 s is for many-node routing tables.
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
         # The default of 0.1 s costs an idle laptop several per cent of a core.

@@ -6,7 +6,6 @@ own time was up. All of it is pure, so that every way of failing can be tried wi
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -25,6 +24,7 @@ from actors.messages import (
     Row,
     StoredLookup,
 )
+from actors.plan import Call
 from actors.search import matching
 from actors.search.answer import choose, text_of
 
@@ -34,23 +34,6 @@ T = TypeVar("T")
 
 Wanted = Lookup | LookupCall
 """What is wanted from an SQL source."""
-
-
-@dataclass(slots=True)
-class Call(Generic[T]):
-    """One call to a role for a whole batch. Times are seconds since the epoch, as in `Deadline`.
-
-    Attributes:
-        started: None until it is made.
-        ended: infinity while it has not come back.
-        values: one per item asked for, unless `error`.
-        error: why the call failed as a whole.
-    """
-
-    started: float | None = None
-    ended: float = math.inf
-    values: Sequence[T | GatherumError] = ()
-    error: GatherumError | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +68,7 @@ class Batch:
     sources: frozenset[str] | None = None
 
 
-def plan(question: Question, entities: Sequence[LinkedEntity], stored: Sequence[StoredLookup]) -> list[Wanted]:
+def wanted_of(question: Question, entities: Sequence[LinkedEntity], stored: Sequence[StoredLookup]) -> list[Wanted]:
     """What a question calls for from the sources that it allows, each once: rows with its names, and stored lookups."""
     allowed = question.sources
     rows: dict[Wanted, None] = {

@@ -43,6 +43,12 @@ def encode_answer(answer: Answer) -> bytes:
     )
 
 
+def addressed_to(encoded: bytes, request_id: str) -> bytes:
+    """An encoded answer as that of another request for the same."""
+    start, end = encoded.index(b":") + 1, encoded.index(b",")
+    return encoded[:start] + orjson.dumps(request_id) + encoded[end:]
+
+
 def encode_found(found: Found) -> bytes:
     """The JSON form of a result: `{"passages": […], "encoder": "exact", "degraded": […], "partial": false}`."""
     return orjson.dumps(

@@ -14,11 +14,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, cast
 
+from actors.breaker import Breaker
 from actors.deadline import Deadline
 from actors.errors import DeadlineExceeded, GatherumError, InvalidInput, NotFound, UnknownLookup
 from actors.messages import Evidence, LinkedEntity, Lookup, LookupCall, Row, RowKind, Source, SourceValue, StoredLookup
 from actors.sql import links, lookups
-from actors.sql.breaker import Breaker
 from actors.sql.guard import is_name_column
 from actors.sql.model import Model, blamed, fitting, messages, statement
 from actors.sql.running import Limits

@@ -17,11 +17,11 @@ from typing import Any, Final
 import httpx
 import orjson
 
+from actors.breaker import Breaker
 from actors.deadline import Deadline
 from actors.errors import GatherumError, Overloaded, Unavailable
 from actors.messages import LinkedEntity
 from actors.search.language import STOP_WORDS, content_stems, stems
-from actors.sql.breaker import Breaker
 from actors.sql.links import Table
 from config.settings import ModelSettings
 

@@ -29,11 +29,11 @@ async def ask(body: AskBody, request: Request, services: Use) -> Response:
         limit=body.limit,
         filters=body.filters,
     )
-    return Response(await services.ask(question), media_type=JSON)
+    return Response(await services.ask(question, request.scope["client_name"]), media_type=JSON)
 
 
 @router.post("/search", response_model=PassagesView, responses=documented(400, 404, 408, 413, 422, 429, 503, 504))
-async def search(body: SearchBody, services: Use) -> Response:
+async def search(body: SearchBody, request: Request, services: Use) -> Response:
     """Find passages."""
     query = Query(
         text=_checked(body.query, "query", services),
@@ -43,7 +43,8 @@ async def search(body: SearchBody, services: Use) -> Response:
         filters=body.filters,
         encoder=body.encoder,
     )
-    return Response(await services.search(query, _deadline(body.timeout_ms, services)), media_type=JSON)
+    found = await services.search(query, _deadline(body.timeout_ms, services), request.scope["client_name"])
+    return Response(found, media_type=JSON)
 
 
 def _checked(text: str, what: str, services: Services) -> str:

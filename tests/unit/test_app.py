@@ -48,7 +48,7 @@ class Backend:
         self.awaited: list[int] = []
         self.lag: GatherumError | None = None
 
-    async def ask(self, question: Question) -> bytes:
+    async def ask(self, question: Question, client: str) -> bytes:
         self.asked.append(question)
         self.arrived.set()
         await self.gate.wait()
@@ -56,7 +56,7 @@ class Backend:
             raise self.error
         return b'{"answer":{}}'
 
-    async def search(self, query: Query, deadline: Deadline) -> bytes:
+    async def search(self, query: Query, deadline: Deadline, client: str) -> bytes:
         return b'{"passages":[]}'
 
     async def health(self, deadline: Deadline) -> dict[str, Health | GatherumError]:

@@ -145,7 +145,7 @@ def test_it_makes_no_difference_which_entries_are_settled_together(
     one.settle()
     other.settle()
     asked = np.arange(number + 1)
-    first, second = (bags.scores(asked, terms(of), k1=1.2, b=0.75).tolist() for bags in (one, other))
+    first, second = (scores(bags, asked, terms(of)).tolist() for bags in (one, other))
     assert first == second
     assert (one.words(), one.longest()) == (other.words(), other.longest())
 

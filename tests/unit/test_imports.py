@@ -11,7 +11,10 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("actors", "config", "serve")
 
-BASE = ("config", "actors.messages", "actors.errors", "actors.deadline")
+BASE = (
+    "config",
+    *(f"actors.{name}" for name in ("messages", "errors", "deadline", "breaker", "retries", "plan")),
+)
 PURE = ("actors.egress", "actors.reading", "actors.search", "actors.store", "actors.sql")
 ROLES = tuple(
     f"actors.{name}"

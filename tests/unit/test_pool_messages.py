@@ -51,7 +51,11 @@ def pool(role: str, handle: Handle | None, monkeypatch: pytest.MonkeyPatch) -> A
             raise ValueError("no actor of that name")
         return handle
 
+    async def look(replica: Any) -> None:
+        await asyncio.Event().wait()
+
     monkeypatch.setattr(made, "_find", find)
+    monkeypatch.setattr(made, "_await_return", look)
     monkeypatch.setattr(module, "_cancel", lambda ref: None)
     return made
 

@@ -1,8 +1,9 @@
-"""Breaker: a source that has stopped answering is left alone for a while, and not waited for by every question.
+"""Breaker: what has stopped answering is left alone for a while, and not waited for by every question.
 
-Questions travel in batches, and a batch is answered when its last question is; so a database that is away would slow
-down those too that ask nothing of it. After a few failures in a row the others are told so at once, and only now and
-then does one question find out whether it is back.
+Questions travel in batches, and a batch is answered when its last branch is; so a database that is away would slow down
+those too that ask nothing of it. After a few failures in a row the others are told so at once, and only now and then
+does one question find out whether it is back. Every target of a branch has one: the roles that are asked, each SQL
+source, the language model.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Final
 from actors.errors import DeadlineExceeded, Overloaded, Unavailable
 
 FAILURES: Final = 3
-"""Failures in a row after which a source is left alone."""
+"""Failures in a row after which a target is left alone."""
 
 FIRST_PAUSE_S: Final = 1.0
 LONGEST_PAUSE_S: Final = 30.0
@@ -23,7 +24,7 @@ LONGEST_PAUSE_S: Final = 30.0
 
 
 class Breaker:
-    """Of one source, or of a language model.
+    """Of one target.
 
     Args:
         what: it is, at the beginning of a sentence.
@@ -41,13 +42,13 @@ class Breaker:
 
     @contextmanager
     def watching(self, *, fair: bool = True) -> Iterator[None]:
-        """Around a call of the source. What it raises comes through, and counts if it says that the source is away.
+        """Around a call of the target. What it raises comes through, and counts if it says that the target is away.
 
         Args:
-            fair: whether the call has the time that a source is given; if not, its being late is not held against it.
+            fair: whether the call has the time that a target is given; if not, its being late is not held against it.
 
         Raises:
-            Unavailable: the source is left alone; the call must not be made.
+            Unavailable: the target is left alone; the call must not be made.
         """
         trial = self._failures >= FAILURES
         if trial:
@@ -78,6 +79,15 @@ class Breaker:
             # A cancelled trial is none: the next caller makes another.
             if trial:
                 self._trying = False
+
+    @property
+    def open(self) -> bool:
+        """Whether calls are refused, but for one now and then."""
+        return self._failures >= FAILURES
+
+    def late(self) -> None:
+        """A call was given up because its time had passed; for one that is cancelled then, within `watching`."""
+        self._fail("It did not answer in time.")
 
     def _fail(self, why: str) -> None:
         self._failures += 1
