@@ -122,6 +122,10 @@ def look(path: str, limits: Limits) -> Look:
         return Look(path, size, code=error.code, error=error.detail)
     except OSError as error:
         return Look(path, size, code="unreadable", error=error.strerror or str(error))
+    except MemoryError:
+        return Look(path, size, code="reading_failed", error=f"Reading it took more than {limits.memory_mb:,} MB.")
+    except Exception as error:  # noqa: BLE001 -- one file among thousands
+        return Look(path, size, code="reading_failed", error=f"It could not be read: {type(error).__name__}.")
 
 
 def _looked_into(path: str, size: int, sha256: str, limits: Limits) -> Look:

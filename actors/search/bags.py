@@ -30,6 +30,9 @@ ROW: Final = 8
 FILLED: Final = 5
 """Words that a row holds on the average, before some prove too full and there are more of them: 550 bytes an entry."""
 
+MOST: Final = 8
+"""Rows of an entry, as a multiple of those it would have without chance; of 300 texts of 200 words one needs 4."""
+
 TOGETHER: Final = 256
 """Entries that are put into their rows at once."""
 
@@ -285,7 +288,10 @@ def _keys(field: str) -> _Keys:
 def _in_rows(
     keys: npt.NDArray[np.uint32], times: npt.NDArray[np.uint32], sizes: npt.NDArray[np.int64]
 ) -> tuple[Rows, npt.NDArray[np.int64]]:
-    """Words of entries, each in as few rows as it takes for none to be too full.
+    """Words of entries, each in as few rows as it takes for none to be too full, but no more than `MOST` times the least.
+
+    Words whose keys are alike stay in one row however many there are, and whoever writes a document can choose them so.
+    Then those of a row that come last are left out: the score of the entry for these words is a little less.
 
     Args:
         keys: of all entries, one after the other.
@@ -296,6 +302,7 @@ def _in_rows(
         The rows of all entries, one after the other, and how many each has.
     """
     counts = np.maximum(1, -(-sizes // FILLED))
+    most = MOST * counts
     wide = keys.astype(np.int64)
     row = np.empty(len(keys), np.int64)  # within the entry
     left = np.arange(len(sizes))
@@ -307,13 +314,15 @@ def _in_rows(
         filled = np.bincount(row[words] + (bounds - counts[left])[of], minlength=int(bounds[-1]))
         full = np.zeros(len(left), np.bool_)
         full[np.searchsorted(bounds, np.flatnonzero(filled > ROW), side="right")] = True
+        full &= counts[left] < most[left]
         left, words = left[full], words[full[of]]
-        counts[left] += 1 + counts[left] // 8
+        counts[left] = np.minimum(counts[left] + 1 + counts[left] // 8, most[left])
     firsts = np.cumsum(counts) - counts
     row += np.repeat(firsts, sizes)
     order = np.argsort(row, kind="stable")
     rows = np.zeros((int(counts.sum()), ROW), np.uint32)
     places = _ordinals(np.bincount(row, minlength=len(rows)))
+    order, places = order[places < ROW], places[places < ROW]
     rows[row[order], places] = (keys[order] & np.uint32(~TIMES & 0xFFFFFFFF)) | times[order]
     return rows, counts
 

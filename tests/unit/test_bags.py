@@ -158,6 +158,30 @@ def test_rows_that_would_be_too_full_are_more() -> None:
     assert found == pytest.approx(expected(held, of, {"text": 1.0}, 1.2, 0))
 
 
+ALIKE = (
+    "00000000000000000000000000000000000000",
+    "10101110110011011010000111110110000001",
+    "01011001010110100101111001011011000010",
+    "11110111100101111111111110101101000011",
+    "10110010101101001011110010110110000100",
+    "00011100011110010001110101000000000101",
+    "11101011111011101110001011101101000110",
+    "01000101001000110100001100011011000111",
+    "01100001101010000110010011011011001000",
+)
+"""Words of one key, whatever the field."""
+
+
+def test_words_of_one_key_take_no_more_room_than_others_and_leave_their_neighbours_alone() -> None:
+    assert len({key("text", stem) for stem in ALIKE}) == len({key("title", stem) for stem in ALIKE}) == 1
+    held: list[Entry] = [{"text": ["moon"]}, {"text": [*ALIKE, "io"]}, {"text": ["ice"]}]
+    made = filled(held)
+    of = {("text", stem): 1.0 for stem in ("moon", "io", "ice")}
+    assert made._size < 20
+    found = made.scores(np.arange(3), terms(of), k1=1.2, b=0)
+    assert found == pytest.approx(expected(held, of, {"text": 1.0}, 1.2, 0))
+
+
 def test_no_words_and_no_entries_are_no_score() -> None:
     made = filled([{"text": ["moon"]}])
     assert scores(made, [0], terms({})).tolist() == [0.0]

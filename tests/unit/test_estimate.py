@@ -90,6 +90,21 @@ def test_a_file_of_too_many_pages_or_that_is_not_there_is_refused(tmp_path: Path
     assert (gone.code, gone.error) == ("unreadable", "No such file or directory")
 
 
+@pytest.mark.usefixtures("looked")
+@pytest.mark.parametrize(("error", "said"), [(MemoryError(), "1,500 MB"), (RuntimeError("/secret"), "RuntimeError")])
+def test_whatever_goes_wrong_with_a_file_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(estimate, "_looked_into", fail)
+    found = estimate.look(str(pdf(tmp_path / "a.pdf", texts=1)), LIMITS)
+    assert found.code == "reading_failed"
+    assert said in (found.error or "")
+    assert "/secret" not in (found.error or "")
+
+
 def test_the_sum_weighs_pages_and_counts_each_file_once() -> None:
     looks = [
         Look("a.pdf", 1000, "a", pages=100, sampled=8, scanned=2, stored=6 * 3000),
