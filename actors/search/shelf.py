@@ -249,6 +249,11 @@ class Shelf:
             # Searches find it until the commit, and need to know what it is.
             self._leaving.append(document)
 
+    def commit_vectors(self) -> None:
+        """Take up the vectors that were put in since the last commit, while there is no search that could see them."""
+        if self._dense is not None:
+            self._dense.commit()
+
     def commit(self) -> None:
         """Make everything since the last commit visible at once."""
         self._lexical.commit()

@@ -10,6 +10,7 @@ import pytest
 
 from actors.errors import InvalidInput
 from actors.messages import Chunk, Embeddings, Mode, Passage, PublishedDocument, Query, Words
+from actors.search import shelf as module
 from actors.search.dense import DenseIndex
 from actors.search.encoder import Vectors, unit
 from actors.search.filters import parse
@@ -247,3 +248,15 @@ def test_a_part_has_the_closest_and_what_words_found_whatever_else_is_asked() ->
     assert not alone.near[by_words]
     assert alone.cosines[by_words] == pytest.approx(0.0, abs=1e-3)
     assert np.flatnonzero(~np.isnan(alone.lexical)).tolist() == [by_words]
+
+
+def test_what_one_index_gives_the_other_scores_too(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CANDIDATES", 1)
+    query = Query("the wing of a probe", limit=1)
+    (part,) = shelf.parts([Wanted(query, statistics=shelf.survey(query).statistics)], about("moon"))
+    assert part.chunks == (("m1", 0), ("w1", 0))
+    assert part.near.tolist() == [True, False]
+    assert part.worded.tolist() == [False, True]
+    of_both, of_words = part.lexical.tolist()
+    assert 0 < of_both < of_words
+    assert part.cosines.tolist() == pytest.approx([1, 0], abs=1e-3)
