@@ -54,7 +54,8 @@ from actors.messages import (
 )
 from actors.reading import PIPELINE
 from actors.search.placement import WHOLE, Shard
-from actors.sql.evidence import Finder
+from actors.sql.access import Own
+from actors.sql.evidence import Finder, few_at_once
 from actors.sql.lookups import call as lookup_call
 from actors.sql.model import Model
 from actors.sql.sources import Sources
@@ -191,7 +192,7 @@ class Database:
         self._stopping = asyncio.Event()
         self._max_attempts = max_attempts
         vault = Vault(sources_key, variables=sources.password_variables) if sources_key else None
-        self._sources = Sources(sources, store_path=dialect.file_of(self._url), vault=vault)
+        self._sources = Sources(sources, own=Own.of(self._url, dialect.file_of(self._url)), vault=vault)
         self._finder = Finder(sources, self._sources)
         self._model = Model(model) if model is not None else None
         self._opened: Store | None = None
@@ -789,7 +790,7 @@ class Database:
 
         async def work(connection: AsyncConnection, now: float) -> None:
             await sources.find(connection, name)
-            await changes.draw(connection, now, Change(0, "sources"))
+            await changes.draw(connection, now, Change(0, "sources", collection=name))
 
         await self._write(work, deadline, "refreshing a source", repeatable=True)
         self._tell()
@@ -836,15 +837,16 @@ class Database:
         every = await self.sources(deadline=deadline)
 
         async def one(
-            text: str, names: tuple[LinkedEntity, ...], may: tuple[str, ...] | None
+            question: tuple[str, tuple[LinkedEntity, ...], tuple[str, ...] | None],
         ) -> Evidence | GatherumError:
+            text, names, may = question
             allowed = [source for source in every if may is None or source.name in may]
             try:
                 return await self._finder.write(model, text, names, allowed, deadline)
             except GatherumError as error:
                 return error
 
-        return await asyncio.gather(*(one(*question) for question in asked))
+        return await few_at_once(one, asked)
 
     # --- lookups -----------------------------------------------------------------------------------------------------
 

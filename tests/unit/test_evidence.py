@@ -27,6 +27,7 @@ from actors.messages import (
     StoredLookup,
 )
 from actors.sql import evidence, lookups
+from actors.sql.access import Own
 from actors.sql.evidence import Finder
 from actors.sql.model import Model
 from actors.sql.sources import Sources
@@ -80,7 +81,7 @@ async def finder(root: Path) -> AsyncIterator[Finder]:
 
 
 async def opened(of: SourcesSettings) -> AsyncIterator[Finder]:
-    sources = Sources(of, store_path=None)
+    sources = Sources(of, own=Own())
     yield Finder(of, sources)
     await sources.close()
 
