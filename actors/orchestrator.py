@@ -343,20 +343,16 @@ class _FanOut:
         await _make(self._names, "entities", entities.link_many(texts, deadline=self.last), len(texts))
         if self._names.error is not None:
             return
-        every: list[list[Wanted]] = []
-        models: dict[int, Call[Evidence]] = {}
+        now = time.time()
         for index, (question, until) in enumerate(self._accepted):
             names = self._names.values[index]
-            wanted: list[Wanted] = []
-            if not isinstance(names, GatherumError) and not until.expired:
-                wanted = plan(question, names, self._stored)
-                if self._text_to_sql and question.sources != () and not any(isinstance(w, LookupCall) for w in wanted):
-                    models[index] = Call()
-                # With 50 lookups stored, 64 questions take 15 ms: others have their turn in between.
-                await asyncio.sleep(0)
-            every.append(wanted)
-        # At once: who looks meanwhile finds that nothing is known yet of any of them.
-        self._wanted, self._models = every, models
+            if isinstance(names, GatherumError) or until.remaining(now=now) <= 0:
+                self._wanted.append([])
+                continue
+            wanted = plan(question, names, self._stored)
+            self._wanted.append(wanted)
+            if self._text_to_sql and question.sources != () and not any(isinstance(one, LookupCall) for one in wanted):
+                self._models[index] = Call()
         for wanted in self._wanted:
             for one in wanted:
                 if one not in self._places:

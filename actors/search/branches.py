@@ -69,7 +69,7 @@ class Batch:
     Attributes:
         took: when the orchestrator took the questions.
         rows: for what is wanted from each source, by its name.
-        wanted: per question, what it calls for; empty where its names are not known. None of them until all are there.
+        wanted: per question, what it calls for; empty where its names are not known.
         places: where each of what is wanted stands in the call of its source.
         models: per question that a language model was asked about, by its place, the rows of the model's statement.
         sources: names of the registered sources; None where nobody asked, or it could not be found out.
@@ -195,9 +195,6 @@ def _rows(
     question: Question, index: int, batch: Batch, entities: Share[tuple[LinkedEntity, ...]], until: float
 ) -> tuple[list[Share[Evidence]], tuple[Row, ...]]:
     """A branch for each source that was looked into, and the rows of all, each once."""
-    if entities.error is None and not batch.wanted:
-        late = DeadlineExceeded("There was no time left to find out what the question calls for from SQL sources.")
-        return [Share(Branch("sql", "timeout", 0.0, 0.0, attempts=0, error=late.detail), error=late)], ()
     branches: dict[str, Share[Evidence]] = {}
     found: list[Row] = []
     for wanted in batch.wanted[index] if entities.error is None else ():
