@@ -17,6 +17,7 @@ ROLES = tuple(
     f"actors.{name}"
     for name in (
         *("orchestrator", "retrieval", "shards", "entities", "pdf", "database", "ingest", "pool", "gate", "embedder"),
+        *("units", "sources"),
     )
 )
 ROOTS = ("actors.cluster", "actors.gateway", "actors")
