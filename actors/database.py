@@ -21,7 +21,7 @@ from sqlalchemy import URL
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from actors.deadline import Deadline
-from actors.errors import FileGone, GatherumError, InvalidInput, StaleLease, Unavailable, UnknownDocument
+from actors.errors import FileGone, GatherumError, StaleLease, Unavailable, UnknownDocument
 from actors.messages import (
     Accepted,
     Change,
@@ -31,31 +31,25 @@ from actors.messages import (
     EntityDetail,
     EntityMention,
     EntityName,
-    Evidence,
     Examined,
     Fitted,
     Health,
     Job,
     Lease,
-    LinkedEntity,
-    Lookup,
-    LookupCall,
     Page,
     PageChunks,
     PageReading,
     PublishedDocument,
     RelatedEntity,
     Removed,
-    Source,
-    SourceValue,
-    StoredLookup,
     Tended,
     Upload,
 )
 from actors.reading import PIPELINE
 from actors.search.placement import WHOLE, Shard
+from actors.sources import SqlSources
+from actors.sql.access import Own
 from actors.sql.evidence import Finder
-from actors.sql.lookups import call as lookup_call
 from actors.sql.model import Model
 from actors.sql.sources import Sources
 from actors.sql.vault import Vault
@@ -68,11 +62,9 @@ from actors.store import (
     files,
     jobs,
     keys,
-    lookups,
     progress,
     queue,
     room,
-    sources,
     sweeping,
     upkeep,
     vectors,
@@ -82,6 +74,7 @@ from actors.store.blobs import Blobs, Stored
 from actors.store.doctor import Doctor, announce
 from actors.store.engine import Store
 from actors.store.entities import Wanted
+from actors.units import bounded
 from config import logs
 from config.settings import BlobSettings, DatabaseSettings, ModelSettings, SourcesSettings
 
@@ -100,7 +93,7 @@ GONE_S = 1.0
 """How often jobs whose worker has gone are looked for before those in the queue, s; after them at every claim."""
 
 
-class Database:
+class Database(SqlSources):
     """The store.
 
     Args:
@@ -181,7 +174,7 @@ class Database:
         sources_key: Path | None = None,
         model: ModelSettings | None = None,
     ) -> None:
-        self._settings = settings
+        super().__init__(settings)
         self._url = dialect.parse_url(url)
         self._blobs = blobs
         self._blob_settings = blob_settings
@@ -191,14 +184,11 @@ class Database:
         self._stopping = asyncio.Event()
         self._max_attempts = max_attempts
         vault = Vault(sources_key, variables=sources.password_variables) if sources_key else None
-        self._sources = Sources(sources, store_path=dialect.file_of(self._url), vault=vault)
+        self._sources = Sources(sources, own=Own.of(self._url, dialect.file_of(self._url)), vault=vault)
         self._finder = Finder(sources, self._sources)
         self._model = Model(model) if model is not None else None
-        self._opened: Store | None = None
         self._revision = ""
         self._look_for_gone = 0.0  # monotonic, s
-        # Set, and replaced by a new one, whenever this process has committed a change.
-        self._news = asyncio.Event()
 
     async def start(self) -> None:
         """Make the folders, apply the migrations, begin to sweep now and then.
@@ -288,7 +278,7 @@ class Database:
         Raises:
             UnknownCollection: there is none of this name.
         """
-        work = partial(documents.page_of, collection=collection, after=after, limit=min(_limit(limit), MAX_LIMIT))
+        work = partial(documents.page_of, collection=collection, after=after, limit=min(bounded(limit), MAX_LIMIT))
         return await self._read(work, deadline, "listing documents")
 
     async def document(self, document_id: str, *, deadline: Deadline) -> Document:
@@ -405,7 +395,7 @@ class Database:
         Raises:
             UnknownCollection: there is none of this name.
         """
-        limit = min(_limit(limit), MAX_LIMIT)
+        limit = min(bounded(limit), MAX_LIMIT)
         work = partial(progress.page_of, states=states, collection=collection, after=after, limit=limit)
         return await self._read(work, deadline, "listing jobs")
 
@@ -455,7 +445,7 @@ class Database:
                     max_attempts=self._max_attempts,
                     priority=queue.BACKGROUND,
                 )
-                for document in await upkeep.outdated(connection, PIPELINE, lane, _limit(limit))
+                for document in await upkeep.outdated(connection, PIPELINE, lane, bounded(limit))
             ]
             return sum(created)
 
@@ -549,7 +539,7 @@ class Database:
     async def changes(self, after: int, wait_s: float, limit: int, *, deadline: Deadline) -> list[Change]:
         """Up to `limit` changes past the number `after`, waiting up to `wait_s` seconds for the first."""
         until = deadline.reserve(0.05).within(wait_s)
-        work = partial(changes.after, number=after, limit=_limit(limit))
+        work = partial(changes.after, number=after, limit=bounded(limit))
         while True:
             news = self._news  # taken before the look, so that nothing slips in between
             found = await self._read(work, deadline, "reading the change log")
@@ -577,7 +567,7 @@ class Database:
             shard: whose documents are wanted.
             deadline: of the call.
         """
-        work = partial(reading_rows.published, after=after, limit=_limit(limit), encoder=encoder, shard=shard)
+        work = partial(reading_rows.published, after=after, limit=bounded(limit), encoder=encoder, shard=shard)
         rows = await self._read(work, deadline, "reading documents")
         return await asyncio.to_thread(reading_rows.unpack_documents, rows, encoder)
 
@@ -594,7 +584,7 @@ class Database:
 
     async def unembedded(self, encoder: str, limit: int, *, deadline: Deadline) -> list[PageChunks]:
         """Up to `limit` pages of published documents whose chunks have no vectors of an encoder."""
-        work = partial(vectors.missing, encoder=encoder, limit=_limit(limit))
+        work = partial(vectors.missing, encoder=encoder, limit=bounded(limit))
         return await self._read(work, deadline, "finding chunks without vectors")
 
     async def add_vectors(self, embedded: list[PageChunks], *, deadline: Deadline) -> None:
@@ -628,7 +618,7 @@ class Database:
         self, encoder: str, share: float, after: tuple[str, int, int] | None, limit: int, *, deadline: Deadline
     ) -> list[PageChunks]:
         """Up to `limit` pages with their vectors, of a share of the published files; see `vectors.sample`."""
-        work = partial(vectors.sample, encoder=encoder, share=share, after=after, limit=_limit(limit))
+        work = partial(vectors.sample, encoder=encoder, share=share, after=after, limit=bounded(limit))
         return await self._read(work, deadline, "reading vectors")
 
     async def keep_fitted(self, fitted: Fitted, *, deadline: Deadline) -> None:
@@ -646,7 +636,7 @@ class Database:
         A name is given its id when it is first read, which may be long before it is published: ids are for paging
         through all names, not for following new ones.
         """
-        work = partial(entities.names, after=after, limit=_limit(limit))
+        work = partial(entities.names, after=after, limit=bounded(limit))
         return await self._read(work, deadline, "reading names")
 
     async def names_of(self, document_ids: list[str], *, deadline: Deadline) -> tuple[list[EntityName], bool]:
@@ -670,7 +660,7 @@ class Database:
             InvalidInput: the cursor is none of this list.
             UnknownCollection, UnknownDocument: there is none of this name, or id.
         """
-        work = partial(entities.page_of, wanted=wanted, after=after, limit=min(_limit(limit), MAX_LIMIT))
+        work = partial(entities.page_of, wanted=wanted, after=after, limit=min(bounded(limit), MAX_LIMIT))
         return await self._read(work, deadline, "listing entities")
 
     async def entity(self, entity_id: int, *, deadline: Deadline) -> EntityDetail:
@@ -691,7 +681,7 @@ class Database:
             UnknownCollection: there is none of this name.
             InvalidInput: the cursor is none of this list.
         """
-        limit = min(_limit(limit), MAX_LIMIT)
+        limit = min(bounded(limit), MAX_LIMIT)
         work = partial(entities.mentions_of, entity_id=entity_id, collection=collection, after=after, limit=limit)
         rows, words, following = await self._read(work, deadline, "listing mentions")
         return await asyncio.to_thread(entities.unpack_mentions, rows, words), following
@@ -705,7 +695,7 @@ class Database:
             UnknownEntity: see `entity`.
             InvalidInput: the cursor is none of this list.
         """
-        work = partial(entities.related, entity_id=entity_id, after=after, limit=min(_limit(limit), MAX_LIMIT))
+        work = partial(entities.related, entity_id=entity_id, after=after, limit=min(bounded(limit), MAX_LIMIT))
         return await self._read(work, deadline, "looking for names beside a name")
 
     # --- what is looked at when something may be wrong ---------------------------------------------------------------
@@ -737,7 +727,7 @@ class Database:
 
     async def sizes(self, after: str, limit: int, *, deadline: Deadline) -> list[tuple[str, int]]:
         """Up to `limit` published documents past the id `after`, in order, each with its number of chunks."""
-        work = partial(reading_rows.sizes, after=after, limit=_limit(limit))
+        work = partial(reading_rows.sizes, after=after, limit=bounded(limit))
         return await self._read(work, deadline, "counting chunks")
 
     async def announce(self, document_ids: list[str], *, deadline: Deadline) -> int:
@@ -751,182 +741,6 @@ class Database:
         number = await self._write(work, deadline, "announcing documents", repeatable=True)
         self._tell()
         return number
-
-    # --- SQL sources -------------------------------------------------------------------------------------------------
-
-    async def add_source(self, source: Source, *, deadline: Deadline) -> None:
-        """Register an SQL database, after a look whether it can be read. The very same one again is no error.
-
-        Raises:
-            InvalidInput: not a name.
-            Conflict: another source has the name.
-            GatherumError: what `Sources.check` found wrong with it.
-        """
-        documents.check_name(source.name, "source")
-        await deadline.run(self._sources.check(source), "checking a source")
-        await self._write(partial(sources.add, source=source), deadline, "registering a source", repeatable=True)
-        self._tell()
-
-    async def sources(self, *, deadline: Deadline) -> list[Source]:
-        """The registered sources, by name."""
-        return await self._read(sources.every, deadline, "listing sources")
-
-    async def remove_source(self, name: str, *, deadline: Deadline) -> None:
-        """Forget a source; its database is not touched.
-
-        Raises:
-            UnknownSource: there is none of this name.
-        """
-        await self._write(partial(sources.remove, name=name), deadline, "removing a source")
-        self._tell()
-
-    async def refresh_source(self, name: str, *, deadline: Deadline) -> None:
-        """Have the names in a source read again, soon, instead of when their time comes.
-
-        Raises:
-            UnknownSource: there is none of this name.
-        """
-
-        async def work(connection: AsyncConnection, now: float) -> None:
-            await sources.find(connection, name)
-            await changes.draw(connection, now, Change(0, "sources"))
-
-        await self._write(work, deadline, "refreshing a source", repeatable=True)
-        self._tell()
-
-    async def source_values(self, name: str, *, deadline: Deadline) -> list[SourceValue]:
-        """The name-like values of a source.
-
-        Raises:
-            UnknownSource: there is none of this name.
-        """
-        source = await self._read(partial(sources.find, name=name), deadline, "finding a source")
-        return await deadline.run(self._finder.values(source), "reading a source")
-
-    async def evidence_many(
-        self, name: str, wanted: list[Lookup | LookupCall], *, deadline: Deadline
-    ) -> list[Evidence | GatherumError]:
-        """The rows for each of what is wanted from one source, or what went wrong with it, in order.
-
-        Raises:
-            UnknownSource: there is none of this name.
-        """
-
-        async def work(connection: AsyncConnection) -> tuple[Source, list[StoredLookup]]:
-            return await sources.find(connection, name), await lookups.of(connection, name)
-
-        source, stored = await self._read(work, deadline, "finding a source")
-        return await self._finder.find_many(source, wanted, {lookup.name: lookup for lookup in stored}, deadline)
-
-    async def write_sql_many(
-        self, asked: list[tuple[str, tuple[LinkedEntity, ...], tuple[str, ...] | None]], *, deadline: Deadline
-    ) -> list[Evidence | GatherumError]:
-        """The rows of the statements that a language model writes for questions, or what went wrong, in order.
-
-        Args:
-            asked: questions, each with the names in it and the sources that it may ask (None for all).
-            deadline: of them all.
-
-        Raises:
-            Unavailable: there is no language model.
-        """
-        model = self._model
-        if model is None:
-            raise Unavailable("No language model is configured.")
-        every = await self.sources(deadline=deadline)
-
-        async def one(
-            text: str, names: tuple[LinkedEntity, ...], may: tuple[str, ...] | None
-        ) -> Evidence | GatherumError:
-            allowed = [source for source in every if may is None or source.name in may]
-            try:
-                return await self._finder.write(model, text, names, allowed, deadline)
-            except GatherumError as error:
-                return error
-
-        return await asyncio.gather(*(one(*question) for question in asked))
-
-    # --- lookups -----------------------------------------------------------------------------------------------------
-
-    async def add_lookup(self, lookup: StoredLookup, *, deadline: Deadline) -> None:
-        """Store a lookup, after its source has taken its statement. The very same one again is no error.
-
-        Raises:
-            UnknownSource: its source is not registered.
-            InvalidInput: it is not sound, or the source does not take its statement.
-            Refused: its statement would do more than read.
-            Conflict: another lookup of the source has the name.
-        """
-        source = await self._read(partial(sources.find, name=lookup.source), deadline, "finding a source")
-        await self._finder.check(source, lookup, deadline)
-        await self._write(partial(lookups.add, lookup=lookup), deadline, "storing a lookup", repeatable=True)
-        self._tell()
-
-    async def lookups(self, source: str | None = None, *, deadline: Deadline) -> list[StoredLookup]:
-        """The stored lookups, of one source or of all, by source and name.
-
-        Raises:
-            UnknownSource: there is none of this name.
-        """
-        work = lookups.every if source is None else partial(lookups.of, source=source)
-        return await self._read(work, deadline, "listing lookups")
-
-    async def remove_lookup(self, source: str, name: str, *, deadline: Deadline) -> None:
-        """Forget a lookup.
-
-        Raises:
-            UnknownLookup: the source has none of this name.
-        """
-        await self._write(partial(lookups.remove, source=source, name=name), deadline, "removing a lookup")
-        self._tell()
-
-    async def run_lookup(
-        self, source: str, name: str, arguments: dict[str, Any], limit: int, *, deadline: Deadline
-    ) -> Evidence:
-        """Run a stored lookup; at most `limit` rows.
-
-        Raises:
-            UnknownSource, UnknownLookup: there is none of this name.
-            InvalidInput: an argument is missing, unknown or of the wrong type.
-            GatherumError: what the source said.
-        """
-
-        async def work(connection: AsyncConnection) -> tuple[Source, StoredLookup]:
-            return await sources.find(connection, source), await lookups.find(connection, source, name)
-
-        found, lookup = await self._read(work, deadline, "finding a lookup")
-        return await self._finder.run(found, lookup, lookup_call(lookup, arguments), _limit(limit), deadline)
-
-    # -----------------------------------------------------------------------------------------------------------------
-
-    @property
-    def _store(self) -> Store:
-        if self._opened is None:
-            raise Unavailable("The store is not open yet; try again.")
-        return self._opened
-
-    async def _read(self, work: Callable[[AsyncConnection], Awaitable[T]], deadline: Deadline, what: str) -> T:
-        deadline.check(what)
-        return await self._within(self._store.read(work), deadline, what)
-
-    async def _write(
-        self,
-        work: Callable[[AsyncConnection, float], Awaitable[T]],
-        deadline: Deadline,
-        what: str,
-        *,
-        repeatable: bool = False,
-    ) -> T:
-        deadline.check(what)
-        return await self._within(self._store.write(work, repeatable=repeatable), deadline, what)
-
-    async def _within(self, unit: Awaitable[T], deadline: Deadline, what: str) -> T:
-        return await deadline.within(self._settings.statement_timeout_s).run(unit, what[0].upper() + what[1:])
-
-    def _tell(self) -> None:
-        """Wake those that wait for changes."""
-        news, self._news = self._news, asyncio.Event()
-        news.set()
 
 
 def _migrate(url: URL, settings: DatabaseSettings) -> str:
@@ -956,9 +770,3 @@ def _ending(
 
 async def _figures(connection: AsyncConnection) -> tuple[int, dict[str, int]]:
     return await changes.last(connection), await progress.counts(connection)
-
-
-def _limit(limit: int) -> int:
-    if limit < 1:
-        raise InvalidInput("The limit must be at least 1.")
-    return limit

@@ -67,6 +67,10 @@ QUESTION_S: Final = 0.1
 """Longest that questions wait for spaCy, s; twenty times what it takes for one."""
 
 
+SOURCES = frozenset({"sources", "gap"})
+"""Changes after which names of sources are read again."""
+
+
 class Entities:
     """The entities role. Everything in its memory can be read again from the store.
 
@@ -99,6 +103,8 @@ class Entities:
         self._values: dict[str, dict[SourceValue, None]] = {}
         self._values_read = asyncio.Event()
         self._sources_changed = asyncio.Event()
+        # Those that it was about; empty names stand for all.
+        self._changed_sources: set[str] = set()
         # When each source is read again, monotonic: its data change without a word to us.
         self._due: dict[str, float] = {}
         self._trouble: dict[str, str] = {}
@@ -273,7 +279,7 @@ class Entities:
         if self._change is None:
             # Drawn before anything is read: what changes meanwhile is then news.
             number = await self._database.last_change(deadline=Deadline.after(CALL_S))
-            self._sources_changed.set()
+            self._note_sources({""})
         else:
             wait = self._settings.poll_s
             changes = await self._database.changes(self._change, wait, CHANGES, deadline=Deadline.after(wait + CALL_S))
@@ -281,8 +287,10 @@ class Entities:
                 return
             number = changes[-1].number
             kinds = {change.kind for change in changes}
-            if "sources" in kinds:
-                self._sources_changed.set()
+            self._note_sources(
+                {change.collection for change in changes if change.kind == "sources"}
+                | ({""} if "gap" in kinds else set())
+            )
             published = {change.document_id: None for change in changes if change.kind == "publish"}
             again = len(published) > DOCUMENTS
             if published and not again:
@@ -318,15 +326,19 @@ class Entities:
         with suppress(TimeoutError):
             async with asyncio.timeout(min(self._due.values()) - time.monotonic() if self._due else None):
                 await self._sources_changed.wait()
-        changed = self._sources_changed.is_set()
-        if changed:
+        if self._sources_changed.is_set():
             self._sources_changed.clear()
+            changed, self._changed_sources = self._changed_sources, set()
             try:
                 sources = await self._database.sources(deadline=Deadline.after(CALL_S))
             except BaseException:
-                self._sources_changed.set()
+                self._note_sources(changed)
                 raise
-            self._due = {source.name: time.monotonic() for source in sources}
+            now = time.monotonic()
+            self._due = {
+                source.name: now if changed & {"", source.name} else self._due.get(source.name, now)
+                for source in sources
+            }
             for name in self._values.keys() - self._due:
                 await self._change_phrases(self._exchange, self._values.pop(name), {})
             self._unread = {name: why for name, why in self._unread.items() if name in self._due}
@@ -336,6 +348,12 @@ class Entities:
                 if due <= now:
                     group.create_task(self._read_values(name))
         self._values_read.set()
+
+    def _note_sources(self, names: set[str]) -> None:
+        """Have sources of these names read soon."""
+        if names:
+            self._changed_sources |= names
+            self._sources_changed.set()
 
     async def _read_names(self) -> None:
         """Read all names, page by page, and drop those that are not among them."""

@@ -759,7 +759,7 @@ class Change:
             changed), `lookups` (stored lookups changed), `encoder` (a fast encoder was fitted, or another encoder
             serves), or `gap` (an entry was lost, and `gatherum doctor` put this one in its place).
         document_id: empty where it is about none.
-        collection: empty where it is about none.
+        collection: empty where it is about none; of `sources`, the name of the source.
     """
 
     number: int

@@ -30,6 +30,7 @@ from serve.parameters import known_parameters
 from serve.queries import Queries
 from serve.routes import admin, ask, collections, documents, entities, extract, jobs, lookups, sources
 from serve.services import Services, Turnstile
+from serve.streaming import BrokenOff
 
 UPLOAD_PATHS = frozenset({documents.UPLOAD_PATH, extract.PATH})
 BODY_LIMIT = 2_000_000
@@ -135,6 +136,9 @@ class _Envelope:
                 await self._app(scope, bounded, watched)
             except ClientDisconnect as gone:
                 logs.get().info("client_stalled" if isinstance(gone, Stalled) else "client_gone", path=scope["path"])
+            except BrokenOff as broken:
+                why = broken.error
+                logs.get().warning("answer_broke_off", code=why.code, detail=why.detail, path=scope["path"])
             except Exception as error:
                 # In a thread: a traceback is written with lines of source files, which are read for it.
                 await asyncio.to_thread(logs.get().error, "defect", path=scope["path"], exc_info=error)

@@ -10,22 +10,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import sys
-import tomllib
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from enum import StrEnum
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as distribution_version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from typer.core import TyperGroup
 
-if TYPE_CHECKING:
-    from rich.console import RenderableType
+from serve.cli_sources import lookups_app, sources_app
+from serve.terminal import Json, Url
+from serve.terminal import fail as _fail
+from serve.terminal import print_both as _print
+from serve.terminal import show as _show
+from serve.terminal import url_of as _url
+from serve.terminal import with_client as _with_client
 
+if TYPE_CHECKING:
     from config.settings import Settings
     from serve.client import AsyncClient
 
@@ -42,22 +46,6 @@ class JobState(StrEnum):
     PARTIAL = "partial"
     FAILED = "failed"
     CANCELLED = "cancelled"
-
-
-class SourceKind(StrEnum):
-    """Kinds of databases."""
-
-    SQLITE = "sqlite"
-    POSTGRESQL = "postgresql"
-    MYSQL = "mysql"
-
-
-class Tls(StrEnum):
-    """What is asked of a connection."""
-
-    PREFER = "prefer"
-    REQUIRE = "require"
-    VERIFY = "verify"
 
 
 class Form(StrEnum):
@@ -108,11 +96,6 @@ def _exit_code(error: Exception) -> int | None:
     return 1 if isinstance(error, GatherumError | ClientError | LaunchError) else None
 
 
-def _fail(message: str, code: int) -> NoReturn:
-    typer.echo(f"gatherum: {message}", err=True)
-    raise SystemExit(code)
-
-
 app = typer.Typer(
     name="gatherum",
     cls=Commands,
@@ -121,17 +104,13 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-sources_app = typer.Typer(help="Register, look at, query and remove SQL databases.", no_args_is_help=True)
 app.add_typer(sources_app, name="sources")
-lookups_app = typer.Typer(help="Store and run SELECTs that questions are answered by.", no_args_is_help=True)
 app.add_typer(lookups_app, name="lookups")
 jobs_app = typer.Typer(invoke_without_command=True)
 app.add_typer(jobs_app, name="jobs")
 db_app = typer.Typer(help="Upgrade, back up, restore and move the database.", no_args_is_help=True)
 app.add_typer(db_app, name="db")
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON value instead of tables.")]
-Url = Annotated[str | None, typer.Option(help="Where Gatherum serves; by default from api.host and api.port.")]
 Port = Annotated[int | None, typer.Option(min=0, max=65535, help="Port to serve on; 0 takes a free one.")]
 DataDir = Annotated[Path | None, typer.Option(help="Folder of the embedded store, the blobs and Ray's start log.")]
 
@@ -485,180 +464,6 @@ def ask(
     _print(answer, as_json, lambda: render.answer(answer))
 
 
-SourceName = Annotated[str, typer.Argument(metavar="NAME", help="Name of the source.")]
-Params = Annotated[
-    list[str] | None, typer.Option("--param", metavar="NAME=VALUE", help="A parameter's value; may be repeated.")
-]
-
-
-@sources_app.command("add")
-def sources_add(
-    name: Annotated[str, typer.Argument(help="Name to call it by.")],
-    path: Annotated[str, typer.Argument(help="SQLite file, relative to the server's sources.sqlite_root.")] = "",
-    kind: Annotated[SourceKind, typer.Option(help="Kind of database; MariaDB is mysql.")] = SourceKind.SQLITE,
-    host: Annotated[str, typer.Option(help="Name or address of the server.")] = "",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Its port; 0 for the usual one.")] = 0,
-    database: Annotated[str, typer.Option(help="Name of the database.")] = "",
-    user: Annotated[str, typer.Option(help="Name of a role that can read and no more.")] = "",
-    password_env: Annotated[
-        str, typer.Option(help="Environment variable, where Gatherum runs, that holds the password.")
-    ] = "",
-    ask_password: Annotated[bool, typer.Option("--ask-password", help="Ask for the password, to be stored.")] = False,
-    tls: Annotated[
-        Tls, typer.Option(help="Whether connections need TLS, or a certificate for the host too.")
-    ] = Tls.PREFER,
-    samples: Annotated[bool, typer.Option("--samples", help="Show some values with the tables.")] = False,
-    exclude: Annotated[
-        list[str] | None, typer.Option(help="table.column to leave out of names and evidence, * for any; repeatable.")
-    ] = None,
-    url: Url = None,
-    as_json: Json = False,
-) -> None:
-    """Register a database, to be read and never written."""
-    fields: dict[str, Any] = {"path": path, "host": host, "port": port, "database": database, "user": user}
-    fields |= {"password_env": password_env, "samples": samples, "exclude": exclude}
-    fields |= {"password": typer.prompt("Password", hide_input=True, err=True)} if ask_password else {}
-    fields |= {"tls": tls.value} if kind is not SourceKind.SQLITE else {}
-    given = {key: value for key, value in fields.items() if value}
-    added = _with_client(url, lambda client: client.add_source(name, kind=kind.value, **given))
-    _print(added, as_json, f"Source {name} is registered. `gatherum sources test {name}` looks at its user's rights.")
-
-
-@sources_app.command("test")
-def sources_test(name: SourceName, url: Url = None, as_json: Json = False) -> None:
-    """Look at a database: its version, how fast it answers, and whether its user could write."""
-    from serve import render
-
-    found = _with_client(url, lambda client: client.test_source(name))
-    _print(found, as_json, lambda: render.tested(found))
-
-
-@sources_app.command("schema")
-def sources_schema(
-    name: SourceName,
-    refresh: Annotated[bool, typer.Option("--refresh", help="Look now, and not at what is remembered.")] = False,
-    url: Url = None,
-    as_json: Json = False,
-) -> None:
-    """Show the tables of a database."""
-    from serve import render
-
-    found = _with_client(url, lambda client: client.source_schema(name, refresh=refresh))
-    _print(found, as_json, lambda: render.schema(found))
-
-
-@sources_app.command("query")
-def sources_query(
-    name: SourceName,
-    sql: Annotated[str, typer.Argument(help="A single SELECT, in quotes; parameters as :name.")],
-    param: Params = None,
-    limit: Annotated[int | None, typer.Option(min=0, help="Most rows; 1000 by default.")] = None,
-    explain: Annotated[bool, typer.Option("--explain", help="Do not run it; say how it would be.")] = False,
-    url: Url = None,
-    as_json: Json = False,
-) -> None:
-    """Run a SELECT."""
-    from serve import render
-
-    params: dict[str, Any] = {}
-    for each in param or ():
-        key, equals, value = each.partition("=")
-        if not equals:
-            _fail(f"{each!r} is not NAME=VALUE.", 2)
-        params[key] = _value(value)
-    if explain:
-        plan = _with_client(url, lambda client: client.explain(name, sql, params))
-        _print(plan, as_json, lambda: render.plan(plan))
-        return
-    found = _with_client(url, lambda client: client.query(name, sql, params, limit=limit))
-    _print(found, as_json, lambda: render.query(found))
-
-
-@sources_app.command("list")
-def sources_list(url: Url = None, as_json: Json = False) -> None:
-    """List the registered databases."""
-    from serve import render
-
-    items = _with_client(url, lambda client: client.sources())
-    _print(items, as_json, lambda: render.sources(items))
-
-
-@sources_app.command("remove")
-def sources_remove(
-    name: Annotated[str, typer.Argument(help="Name of the source.")], url: Url = None, as_json: Json = False
-) -> None:
-    """Forget a database. Its file is not touched."""
-    _with_client(url, lambda client: client.remove_source(name))
-    _print({"removed": name}, as_json, f"Source {name} is removed.")
-
-
-@sources_app.command("refresh")
-def sources_refresh(
-    name: Annotated[str, typer.Argument(help="Name of the source.")], url: Url = None, as_json: Json = False
-) -> None:
-    """Read the names in a database again, now."""
-    _with_client(url, lambda client: client.refresh_source(name))
-    _print({"refreshed": name}, as_json, f"The names in {name} are being read again.")
-
-
-@lookups_app.command("list")
-def lookups_list(
-    source: Annotated[str, typer.Argument(help="Name of the source.")], url: Url = None, as_json: Json = False
-) -> None:
-    """List the lookups of a source."""
-    from serve import render
-
-    items = _with_client(url, lambda client: client.lookups(source))
-    _print(items, as_json, lambda: render.lookups(items))
-
-
-@lookups_app.command("add")
-def lookups_add(
-    source: Annotated[str, typer.Argument(help="Name of the source.")],
-    file: Annotated[Path, typer.Argument(help="TOML file with name, description, sql and parameters.")],
-    url: Url = None,
-    as_json: Json = False,
-) -> None:
-    """Store a lookup; docs/lookups.md shows what the file holds."""
-    try:
-        lookup = tomllib.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        _fail(f"{file} cannot be read: {error.strerror}.", 2)
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        _fail(f"{file} is no TOML: {error}.", 2)
-    stored = _with_client(url, lambda client: client.add_lookup(source, lookup))
-    _print(stored, as_json, f"Lookup {stored['name']} is stored.")
-
-
-@lookups_app.command("run")
-def lookups_run(
-    source: Annotated[str, typer.Argument(help="Name of the source.")],
-    name: Annotated[str, typer.Argument(help="Name of the lookup.")],
-    argument: Annotated[list[str] | None, typer.Argument(help="A value for a parameter, as name=value.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="Most rows.")] = 100,
-    url: Url = None,
-    as_json: Json = False,
-) -> None:
-    """Run a lookup."""
-    from serve import render
-
-    arguments = dict(each.partition("=")[::2] for each in argument or ())
-    found = _with_client(url, lambda client: client.run_lookup(source, name, arguments, limit=limit))
-    _print(found, as_json, lambda: render.rows(found["rows"]))
-
-
-@lookups_app.command("remove")
-def lookups_remove(
-    source: Annotated[str, typer.Argument(help="Name of the source.")],
-    name: Annotated[str, typer.Argument(help="Name of the lookup.")],
-    url: Url = None,
-    as_json: Json = False,
-) -> None:
-    """Forget a lookup."""
-    _with_client(url, lambda client: client.remove_lookup(source, name))
-    _print({"removed": name}, as_json, f"Lookup {name} is removed.")
-
-
 @app.command()
 def doctor(
     repair: Annotated[bool, typer.Option("--repair", help="Repair what can be; again is harmless.")] = False,
@@ -798,15 +603,6 @@ def config(as_json: Json = False) -> None:
     _print(values, as_json, lambda: render.settings(values))
 
 
-def _value(text: str) -> Any:
-    """A number, a truth value or null, if the text is one in JSON; else the text."""
-    try:
-        value = json.loads(text)
-    except ValueError:
-        return text
-    return text if isinstance(value, str | list | dict) else value
-
-
 def _settings(overrides: Mapping[str, Any], *, quiet: bool = False) -> Settings:
     """The settings, with logging set up; `quiet` where the store is opened in this process, for a person to read."""
     from config.logs import configure
@@ -816,40 +612,6 @@ def _settings(overrides: Mapping[str, Any], *, quiet: bool = False) -> Settings:
     told = settings.logs
     configure(told.model_copy(update={"level": "WARNING"}) if quiet and told.level == "INFO" else told, role="cli")
     return settings
-
-
-def _url(given: str | None) -> str:
-    from config.settings import load
-    from serve.launch import base_url
-
-    return given or base_url(load())
-
-
-def _with_client(url: str | None, call: Callable[[AsyncClient], Awaitable[T]]) -> T:
-    from serve.client import AsyncClient
-
-    place = _url(url)
-
-    async def run() -> T:
-        async with AsyncClient(place) as client:
-            return await call(client)
-
-    return asyncio.run(run())
-
-
-def _print(value: Any, as_json: bool, shown: str | Callable[[], RenderableType]) -> None:
-    if as_json:
-        typer.echo(json.dumps(value, ensure_ascii=False, indent=2))
-    elif isinstance(shown, str):
-        typer.echo(shown)
-    else:
-        _show(shown())
-
-
-def _show(renderable: RenderableType) -> None:
-    from rich.console import Console
-
-    Console().print(renderable)
 
 
 def _note(text: str) -> None:

@@ -20,6 +20,7 @@ from fastapi.responses import Response
 from actors.deadline import Deadline
 from actors.errors import DocumentTooLarge, GatherumError, UnknownSource
 from actors.messages import Source
+from actors.sql.access import Own
 from actors.sql.running import Limits, Params, Result
 from actors.sql.sources import Sources
 from actors.sql.vault import Vault
@@ -36,6 +37,10 @@ KNOWN_S: Final = 1.0
 
 DEFAULT_ROWS: Final = 1000
 """Rows that an answer in JSON has by default."""
+
+
+PIECE: Final = 256_000
+"""Of an answer in JSON, what is sent together, bytes; a shorter one is sent as a whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +72,9 @@ class Queries:
         self._settings = settings.sources
         self._roles = roles
         self.vault = Vault(settings.sources_key, variables=settings.sources.password_variables)
-        store = dialect.file_of(dialect.parse_url(settings.database_url))
-        self.sources = Sources(settings.sources, store_path=store, vault=self.vault)
+        store = dialect.parse_url(settings.database_url)
+        own = Own.of(store, dialect.file_of(store))
+        self.sources = Sources(settings.sources, own=own, vault=self.vault)
         self._known: dict[str, Source] = {}
         self._asked_at = float("-inf")
         self._asking = asyncio.Lock()
@@ -100,23 +106,17 @@ class Queries:
         return deadline if timeout_s is None else deadline.within(timeout_s)
 
     async def whole(self, asked: Asked) -> Response:
-        """The rows in one answer, so that an error on the way still is a status."""
-        began = time.perf_counter()
+        """The rows in one answer. Those that are few are sent as a whole, so that an error on the way is a status."""
         deadline = self.deadline(asked.timeout_s)
-        source = await self.find(asked.source, deadline)
-        async with self.sources.query(source, asked.sql, asked.params, self._limits(asked), deadline) as result:
-            found = await result.rows()
         if asked.form == "arrow":
-            _must_be_whole(result, asked)
-            return Response(await asyncio.to_thread(rows.arrow, result.columns, found), media_type=_type(asked))
-        names = rows.names_of(result.columns)
-        body = {
-            "columns": [{"name": column.name, "type": column.type} for column in result.columns],
-            "rows": rows.shaped(found, names, asked.shape),
-            "truncated": result.truncated,
-            "elapsed_ms": round((time.perf_counter() - began) * 1000, 2),
-        }
-        return Response(rows.encode(body), media_type=_type(asked))
+            return await self._arrow(asked, deadline)
+        pieces = self._object(asked, deadline)
+        first = await anext(pieces)
+        try:
+            second = await anext(pieces)
+        except StopAsyncIteration:
+            return Response(first, media_type=_type(asked))
+        return Stream(_after(first + second, pieces), media_type=_type(asked), deadline=deadline)
 
     async def stream(self, asked: Asked, request_id: str) -> Response:
         """The rows as they come in. What goes wrong before the first of them still is a status."""
@@ -133,6 +133,35 @@ class Queries:
         most = self._settings.query_rows
         limit = asked.limit if asked.limit is not None else (DEFAULT_ROWS if asked.form == "json" else most)
         return Limits(rows=min(limit, most), bytes=int(self._settings.query_mb * 1e6))
+
+    async def _arrow(self, asked: Asked, deadline: Deadline) -> Response:
+        """An Arrow stream begins with the types of its columns, and only all rows together say which those are."""
+        source = await self.find(asked.source, deadline)
+        async with self.sources.query(source, asked.sql, asked.params, self._limits(asked), deadline) as result:
+            found = await result.rows()
+        _must_be_whole(result, asked)
+        return Response(await asyncio.to_thread(rows.arrow, result.columns, found), media_type=_type(asked))
+
+    async def _object(self, asked: Asked, deadline: Deadline) -> AsyncIterator[bytes]:
+        """A JSON object, in pieces of `PIECE` bytes. One that breaks off is not closed: nobody takes it for whole."""
+        began = time.perf_counter()
+        source = await self.find(asked.source, deadline)
+        async with self.sources.query(source, asked.sql, asked.params, self._limits(asked), deadline) as result:
+            names = rows.names_of(result.columns)
+            columns = [{"name": column.name, "type": column.type} for column in result.columns]
+            parts, size, comma = [b'{"columns":', rows.encode(columns), b',"rows":['], 0, b""
+            async for batch in result.batches:
+                # Without the brackets around it.
+                text = rows.encode(rows.shaped(batch, names, asked.shape))[1:-1]
+                parts += (comma, text)
+                comma = b","
+                size += len(text)
+                if size >= PIECE:
+                    yield b"".join(parts)
+                    parts, size = [], 0
+        took = round((time.perf_counter() - began) * 1000, 2)
+        end = rows.encode({"truncated": result.truncated, "elapsed_ms": took})
+        yield b"".join((*parts, b"],", end[1:]))
 
     async def _lines(self, asked: Asked, deadline: Deadline, request_id: str) -> AsyncIterator[bytes]:
         """The columns, each row, and `end`, or `problem` if it breaks off: a JSON object a line, named by its key."""

@@ -355,7 +355,11 @@ def schema(found: Mapping[str, Any]) -> RenderableType:
     table = _table("Table", "Column", "Type", "")
     for each in found["tables"]:
         size = "" if each["rows"] is None else f" (about {each['rows']:,} rows)"
-        points = {of: f"-> {key['table']}" for key in each["foreign_keys"] for of in key["columns"]}
+        points = {
+            of: "-> " + ".".join(filter(None, (key["namespace"], key["table"])))
+            for key in each["foreign_keys"]
+            for of in key["columns"]
+        }
         for at, column in enumerate(each["columns"]):
             notes = ["key"] if column["name"] in each["key"] else []
             notes += [points[column["name"]]] if column["name"] in points else []

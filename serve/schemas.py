@@ -379,6 +379,7 @@ class ForeignKeyView(BaseModel):
     columns: list[str]
     table: str
     references: list[str]
+    namespace: str = Field(description="Of that table; empty where it is the same.")
 
 
 class IndexView(BaseModel):

@@ -16,6 +16,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope, Send
 
 from actors.deadline import Deadline
+from actors.errors import GatherumError
 from serve.pace import Stalled
 
 T = TypeVar("T")
@@ -25,6 +26,18 @@ WATCH_S: Final = 0.05
 
 GRACE_S: Final = 1.0
 """After its deadline, what a stream has to say that it broke off, s."""
+
+
+class BrokenOff(Exception):
+    """An answer that has begun cannot go on. The connection is cut, so that nobody takes it for whole.
+
+    Args:
+        error: why.
+    """
+
+    def __init__(self, error: GatherumError) -> None:
+        super().__init__(error.detail)
+        self.error = error
 
 
 class Stream(Response):
@@ -55,6 +68,7 @@ class Stream(Response):
 
         Raises:
             Stalled: the client has not taken all of them in time.
+            BrokenOff: an error kept the rest back.
         """
 
         async def stream() -> None:
@@ -70,6 +84,8 @@ class Stream(Response):
             # slowly would hold it for as long as it likes.
             async with asyncio.timeout(within) as timed:
                 await unless_gone(receive, stream())
+        except GatherumError as error:
+            raise BrokenOff(error) from None
         except TimeoutError:
             if timed.expired():
                 raise Stalled from None

@@ -67,7 +67,7 @@ OF_SOURCES: dict[str, Any] = {
                 "name": "moons",
                 "rows": 7,
                 "key": ["id"],
-                "foreign_keys": [{"columns": ["planet"], "table": "planets", "references": ["id"]}],
+                "foreign_keys": [{"columns": ["planet"], "table": "planets", "references": ["id"], "namespace": ""}],
                 "columns": [
                     {"name": "id", "type": "integer", "samples": [1, 2]},
                     {"name": "planet", "type": "integer", "samples": []},

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
+
+from sqlalchemy import URL
 
 from actors.deadline import Deadline
 from actors.egress import Guard
@@ -61,15 +66,59 @@ class _ForHost(ssl.SSLContext):
         return super().wrap_bio(*args, **kwargs)
 
 
+@dataclass(frozen=True, slots=True)
+class Own:
+    """Where Gatherum's own store is, which is never a source.
+
+    Attributes:
+        file: of a store in SQLite.
+        kind: of a store on a server, as of sources.
+        host: empty for a socket in the file system.
+    """
+
+    file: Path | None = None
+    kind: str = ""
+    host: str = ""
+    port: int = 0
+    database: str = ""
+
+    @classmethod
+    def of(cls, url: URL, file: Path | None) -> Own:
+        """The store that a URL names; `file` is that of an embedded one."""
+        kind = {"mariadb": "mysql"}.get(url.get_backend_name(), url.get_backend_name())
+        port = url.port or PORTS.get(kind, 0)
+        return cls(file, kind, url.host or "", port, url.database or "") if file is None else cls(file)
+
+    def refuse(self, source: Source, addresses: Collection[str]) -> None:
+        """Make sure that a source is not the store; may ask the name server.
+
+        Args:
+            source: on a server.
+            addresses: of its host.
+
+        Raises:
+            Refused: it is.
+        """
+        if (self.kind, self.port, self.database) != (source.kind, port_of(source), source.database) or not self.host:
+            return
+        there = {self.host}
+        # A name that is not known now is compared as it stands.
+        with contextlib.suppress(OSError):
+            there |= {str(found[4][0]) for found in socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)}
+        if there & {source.host, *addresses}:
+            raise Refused("This database is Gatherum's own store, which cannot be a source.")
+
+
 Reach = Callable[[Source, Deadline], Awaitable[Access]]
 """A source to how it is reached, or an error of ours why it is not."""
 
 
-def reaching(guard: Guard, vault: Vault) -> Reach:
+def reaching(guard: Guard, vault: Vault, own: Own) -> Reach:
     """What vets a source's host and fetches its password, anew for each connection: both may change."""
 
     async def reach(source: Source, deadline: Deadline) -> Access:
         addresses = await deadline.run(guard.addresses(source.host, port_of(source)), "Looking up the host")
+        await deadline.run(asyncio.to_thread(own.refuse, source, addresses), "Looking up the store's host")
         # A password of the operator's, which whoever registers the source need not know: nobody on the way may read it.
         if source.password_env and source.tls == "prefer" and not guard.opened(source.host, port_of(source), addresses):
             raise Refused(

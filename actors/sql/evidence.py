@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final, cast
+from typing import Any, Final, TypeVar, cast
 
 from actors.breaker import Breaker
 from actors.deadline import Deadline
@@ -26,8 +26,11 @@ from actors.sql.sources import Sources
 from config import logs
 from config.settings import SourcesSettings
 
+A = TypeVar("A")
+B = TypeVar("B")
+
 SIDE_BY_SIDE: Final = 4
-"""Statements run at once in one source for one batch of questions."""
+"""Statements run at once in one source for one batch of questions, or sources looked at for one question."""
 
 VALUES_BUDGET: Final = 10
 """Reading the names of a whole source may take this many times the budget of a look-up."""
@@ -42,6 +45,21 @@ FRESH_S: Final = 2.0
 
 FAIR: Final = 0.9
 """Share of a source's time that a call must have for its being late to count against the source."""
+
+
+async def few_at_once(work: Callable[[A], Awaitable[B]], items: Sequence[A], most: int = SIDE_BY_SIDE) -> list[B]:
+    """What comes of each item, in order, of which no more than so many are worked on at once."""
+    found: dict[int, B] = {}
+    places = iter(range(len(items)))
+
+    async def some() -> None:
+        for place in places:
+            found[place] = await work(items[place])
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(min(most, len(items))):
+            group.create_task(some())
+    return [found[place] for place in range(len(items))]
 
 
 class Finder:
@@ -116,17 +134,11 @@ class Finder:
         """
         given = deadline.within(self._settings.timeout_s)
         fair = given.remaining() >= FAIR * self._settings.timeout_s
-        found: list[Evidence | GatherumError] = [NotFound("It was not looked for.")] * len(wanted)
-        places = iter(range(len(wanted)))
 
-        async def some() -> None:
-            for place in places:
-                found[place] = await self._find(source, wanted[place], stored, given, fair=fair)
+        async def one(each: Lookup | LookupCall) -> Evidence | GatherumError:
+            return await self._find(source, each, stored, given, fair=fair)
 
-        async with asyncio.TaskGroup() as group:
-            for _ in range(min(SIDE_BY_SIDE, len(wanted))):
-                group.create_task(some())
-        return found
+        return await few_at_once(one, wanted)
 
     async def check(self, source: Source, lookup: StoredLookup, deadline: Deadline) -> None:
         """Make sure that the statement of a lookup is one that the source takes: it is prepared, for no rows.
@@ -135,7 +147,7 @@ class Finder:
             InvalidInput: the lookup is not sound, or the database does not take its statement.
             Refused: it would do more than read.
         """
-        lookups.check(lookup)
+        lookups.check(lookup, source.kind)
         nothing = {parameter.name: parameter.default for parameter in lookup.parameters}
         await self._rows(source, lookup.sql, nothing, 0, deadline.within(self._settings.timeout_s))
 
@@ -148,7 +160,7 @@ class Finder:
             GatherumError: the source did not answer.
         """
         arguments = dict(call.arguments)
-        shown = lookups.shown(lookup.sql, arguments)
+        shown = lookups.shown(lookup.sql, source.kind, arguments)
         return await self._result(source, lookup.sql, arguments, limit, deadline, ("lookup", lookup.name, shown))
 
     async def write(
@@ -174,12 +186,10 @@ class Finder:
             except GatherumError as error:
                 return error
 
-        async with asyncio.TaskGroup() as group:
-            reading = {source.name: group.create_task(tables(source)) for source in sources}
         schemas: dict[str, Mapping[str, links.Table]] = {}
         away: GatherumError | None = None
-        for source in sources:
-            if isinstance(found := reading[source.name].result(), GatherumError):
+        for source, found in zip(sources, await few_at_once(tables, sources), strict=True):
+            if isinstance(found, GatherumError):
                 away = found
             else:
                 schemas[source.name] = found

@@ -1,4 +1,4 @@
-"""SQL taken apart into words, strings and parameters, as PostgreSQL and MySQL do it; no grammar.
+"""SQL taken apart into words, strings and parameters, as each kind of database does it; no grammar.
 
 It finds the `:names` to bind, and what a statement begins with and calls. Where the two servers read a text in ways
 that depend on their state, or in several pieces, it is refused instead of guessed: what this and the server read
@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 
 from actors.errors import InvalidInput, Refused
 
-Dialect = Literal["postgresql", "mysql"]
+Dialect = Literal["postgresql", "mysql", "sqlite"]
 
 MAX_CHARS: Final = 100_000
 """Longest statement."""
@@ -50,6 +50,15 @@ _TOKENS: Final[Mapping[Dialect, re.Pattern[str]]] = {
   | (?P<comment>/\*)
   | (?P<string>(?:[bBxXnN])?'(?:[^'\\]|\\.|'')*'|"(?:[^"\\]|\\.|"")*")
   | (?P<quoted>`(?:[^`]|``)*`)"""
+        + _COMMON,
+        re.VERBOSE | re.DOTALL,
+    ),
+    "sqlite": re.compile(
+        r"""
+    (?P<space>[ \t\n\r\f]+|--[^\n]*)
+  | (?P<comment>/\*)
+  | (?P<string>[xX]?'(?:[^']|'')*')
+  | (?P<quoted>"(?:[^"]|"")*"|`(?:[^`]|``)*`|\[[^\]]*\])"""
         + _COMMON,
         re.VERBOSE | re.DOTALL,
     ),
@@ -115,10 +124,10 @@ def read(sql: str, dialect: Dialect) -> Statement:
         raise InvalidInput(f"The statement is longer than {MAX_CHARS:,} characters.")
     if "\0" in sql:
         raise InvalidInput("The statement holds a NUL character.")
-    tokens = list(_tokens(sql, dialect))
-    while tokens and (tokens[-1].kind == "space" or tokens[-1].text == ";"):
-        tokens.pop()
-    solid = [token for token in tokens if token.kind != "space"]
+    pieces = list(tokens(sql, dialect))
+    while pieces and (pieces[-1].kind == "space" or pieces[-1].text == ";"):
+        pieces.pop()
+    solid = [token for token in pieces if token.kind != "space"]
     if any(token.text == ";" for token in solid):
         raise Refused("There is more than one statement. Send one at a time.")
     begin = next((token for token in solid if token.text != "("), None)
@@ -134,7 +143,7 @@ def read(sql: str, dialect: Dialect) -> Statement:
             calls.add(_name(token, dialect))
     if sum(token.kind == "param" for token in solid) > MAX_PARAMS:
         raise InvalidInput(f"The statement has more than {MAX_PARAMS:,} parameters.")
-    text, names = _placed(tokens, dialect)
+    text, names = _placed(pieces, dialect)
     return Statement(
         text,
         begin.text.lower() if begin.kind == "word" else "",
@@ -145,7 +154,13 @@ def read(sql: str, dialect: Dialect) -> Statement:
     )
 
 
-def _tokens(sql: str, dialect: Dialect) -> Iterator[Token]:
+def tokens(sql: str, dialect: Dialect) -> Iterator[Token]:
+    """The pieces of a statement, in order; comments are a blank.
+
+    Raises:
+        InvalidInput: something in it is not closed.
+        Refused: it holds what servers read in more than one way.
+    """
     pattern, at = _TOKENS[dialect], 0
     while at < len(sql):
         found = pattern.match(sql, at)
@@ -198,14 +213,14 @@ def _name(token: Token, dialect: Dialect) -> str:
     return name if dialect == "postgresql" else name.lower()
 
 
-def _placed(tokens: list[Token], dialect: Dialect) -> tuple[str, tuple[str, ...]]:
+def _placed(pieces: list[Token], dialect: Dialect) -> tuple[str, tuple[str, ...]]:
     """The text with its parameters in the server's form, and their names in its order."""
     if dialect == "mysql":
-        text = "".join("?" if token.kind == "param" else token.text for token in tokens)
-        return text, tuple(token.text[1:] for token in tokens if token.kind == "param")
+        text = "".join("?" if token.kind == "param" else token.text for token in pieces)
+        return text, tuple(token.text[1:] for token in pieces if token.kind == "param")
     numbers: dict[str, int] = {}
     parts = []
-    for token in tokens:
+    for token in pieces:
         if token.kind == "param":
             # Set apart, or it would run together with a $ or a word beside it.
             parts.append(f" ${numbers.setdefault(token.text[1:], len(numbers) + 1)} ")

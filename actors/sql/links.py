@@ -100,8 +100,7 @@ def tables(kind: Kind, schema: Schema) -> dict[str, Table]:
         if table.kind == "table":
             name = _called(kind, table.namespace, table.name)
             foreign = tuple(
-                # A key that leads into another namespace is not told apart, and then leads nowhere.
-                replace(key, table=_called(kind, table.namespace, key.table))
+                replace(key, table=_pointed_at(kind, table.namespace, key), namespace="")
                 for key in table.foreign_keys
                 if len(key.columns) == len(key.references)
             )
@@ -113,6 +112,13 @@ def tables(kind: Kind, schema: Schema) -> dict[str, Table]:
 
 def _called(kind: Kind, namespace: str, name: str) -> str:
     return f"{namespace}.{name}" if kind == "postgresql" and namespace not in ("", "public") else name
+
+
+def _pointed_at(kind: Kind, namespace: str, key: ForeignKey) -> str:
+    # Of MySQL's databases only the source's own has its tables here; a key to another one leads nowhere.
+    if kind == "mysql" and key.namespace:
+        return f"{key.namespace}.{key.table}"
+    return _called(kind, key.namespace or namespace, key.table)
 
 
 def hidden(table: str, column: str, patterns: Sequence[str]) -> bool:

@@ -15,6 +15,7 @@ from typing import Any, Final
 from actors.errors import InvalidInput
 from actors.messages import LookupCall, Parameter, ParameterType, Scalar, StoredLookup
 from actors.sql.guard import literal
+from actors.sql.lexing import Dialect, tokens
 
 MAX_SQL_CHARS: Final = 20_000
 MAX_DESCRIPTION_CHARS: Final = 2_000
@@ -25,14 +26,6 @@ _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 
 _WORD: Final = re.compile(r"[^\W\d_]{2,}")
 
-# What a colon may stand in without meaning a parameter: strings, quoted names, comments, PostgreSQL's dollar quotes and
-# casts. An unclosed one reaches to the end, where the database will complain of it.
-_TOKEN: Final = re.compile(
-    r"""'(?:[^']|'')*(?:'|$) | "(?:[^"]|"")*(?:"|$) | `[^`]*(?:`|$) | \[[^\]]*(?:\]|$) | --[^\n]* | /\*.*?(?:\*/|$)
-      | \$(?P<tag>\w*)\$.*?(?:\$(?P=tag)\$|$) | :: | (?<![\w:]):(?P<name>[A-Za-z_]\w*)""",
-    re.DOTALL | re.VERBOSE,
-)
-
 _JSON_TYPES: Final[Mapping[ParameterType, dict[str, str]]] = {
     "text": {"type": "string"},
     "integer": {"type": "integer"},
@@ -42,11 +35,16 @@ _JSON_TYPES: Final[Mapping[ParameterType, dict[str, str]]] = {
 }
 
 
-def check(lookup: StoredLookup) -> None:
+def check(lookup: StoredLookup, kind: Dialect) -> None:
     """Make sure that a lookup is complete and agrees with itself.
+
+    Args:
+        lookup: to be stored.
+        kind: of its source.
 
     Raises:
         InvalidInput: the detail says what to change.
+        Refused: its statement holds what servers read in more than one way.
     """
     if not _NAME.fullmatch(lookup.name):
         raise InvalidInput("A lookup's name is a letter and up to 63 more letters, digits and underscores.")
@@ -63,7 +61,7 @@ def check(lookup: StoredLookup) -> None:
         raise InvalidInput("Two parameters have the same name.")
     for parameter in lookup.parameters:
         _check_parameter(parameter)
-    used = set(placeholders(lookup.sql))
+    used = set(placeholders(lookup.sql, kind))
     if undeclared := sorted(used.difference(names)):
         raise InvalidInput(f"The statement has :{undeclared[0]}, which is none of the parameters.")
     if unused := [name for name in names if name not in used]:
@@ -174,16 +172,14 @@ def json_schema(lookup: StoredLookup) -> dict[str, Any]:
     }
 
 
-def placeholders(sql: str) -> Iterator[str]:
+def placeholders(sql: str, kind: Dialect) -> Iterator[str]:
     """Names of the parameters in a statement, in order, repetitions included."""
-    return (found["name"] for found in _TOKEN.finditer(sql) if found["name"])
+    return (token.text[1:] for token in tokens(sql, kind) if token.kind == "param")
 
 
-def shown(sql: str, arguments: Mapping[str, Scalar]) -> str:
+def shown(sql: str, kind: Dialect, arguments: Mapping[str, Scalar]) -> str:
     """The statement with its arguments as literals, so that a person can paste it; it is never run."""
-
-    def written(found: re.Match[str]) -> str:
-        name = found["name"]
-        return literal(arguments[name]) if name in arguments else found.group()
-
-    return _TOKEN.sub(written, sql)
+    return "".join(
+        literal(arguments[token.text[1:]]) if token.kind == "param" and token.text[1:] in arguments else token.text
+        for token in tokens(sql, kind)
+    )

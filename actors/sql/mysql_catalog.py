@@ -17,7 +17,7 @@ SELECT table_name, column_name, column_type, is_nullable = 'YES', column_comment
 FROM information_schema.columns WHERE table_schema = DATABASE() ORDER BY table_name, ordinal_position
 """
 KEYS: Final = """
-SELECT table_name, constraint_name, column_name, referenced_table_name, referenced_column_name
+SELECT table_name, constraint_name, column_name, referenced_table_schema, referenced_table_name, referenced_column_name
 FROM information_schema.key_column_usage
 WHERE table_schema = DATABASE() AND (constraint_name = 'PRIMARY' OR referenced_table_name IS NOT NULL)
 ORDER BY table_name, constraint_name, ordinal_position
@@ -40,13 +40,13 @@ async def schema(fetch: Fetch, *, samples: int) -> Schema:
     for table, name, declared, nullable, comment in await fetch(COLUMNS):
         if table in drafts:
             drafts[table].columns.append(ColumnInfo(name, _text(declared), bool(nullable), comment))
-    for table, name, column, references, to in await fetch(KEYS):
+    for table, name, column, namespace, references, to in await fetch(KEYS):
         if table not in drafts:
             continue
         if references is None:
             drafts[table].key.append(column)
         else:
-            of, _, targets = drafts[table].foreign.setdefault(name, ([], references, []))
+            of, _, targets = drafts[table].foreign.setdefault(name, ([], (namespace, references), []))
             of.append(column)
             targets.append(to)
     for table, name, unique, column in await fetch(INDEXES):

@@ -30,11 +30,11 @@ WHERE a.attnum > 0 AND NOT a.attisdropped AND c.relkind IN ('r', 'p', 'v', 'm', 
 ORDER BY a.attrelid, a.attnum
 """  # noqa: S608
 KEYS: Final = f"""
-SELECT k.conrelid, k.conname::text, k.contype::text, k.conkey, f.relname::text,
+SELECT k.conrelid, k.conname::text, k.contype::text, k.conkey, fn.nspname::text, f.relname::text,
        (SELECT array_agg(a.attname::text ORDER BY u.at) FROM unnest(k.confkey) WITH ORDINALITY u(num, at)
         JOIN pg_catalog.pg_attribute a ON a.attrelid = k.confrelid AND a.attnum = u.num)
 FROM pg_catalog.pg_constraint k JOIN pg_catalog.pg_namespace n ON n.oid = k.connamespace
-LEFT JOIN pg_catalog.pg_class f ON f.oid = k.confrelid
+LEFT JOIN pg_catalog.pg_class f ON f.oid = k.confrelid LEFT JOIN pg_catalog.pg_namespace fn ON fn.oid = f.relnamespace
 WHERE k.contype IN ('p', 'f') AND {_OURS} ORDER BY k.conname
 """  # noqa: S608
 INDEXES: Final = f"""
@@ -68,7 +68,7 @@ async def schema(fetch: Fetch, *, samples: int) -> Schema:
         if oid in drafts:
             drafts[oid].columns.append(ColumnInfo(name, declared, nullable, comment))
             names.setdefault(oid, {})[number] = name
-    for oid, name, kind, of, table, references in await fetch(KEYS):
+    for oid, name, kind, of, namespace, table, references in await fetch(KEYS):
         # A column that the role may not see has no name here, and a key with such a one is of no use to it.
         if oid not in drafts or not names.get(oid, {}).keys() >= set(of):
             continue
@@ -76,7 +76,7 @@ async def schema(fetch: Fetch, *, samples: int) -> Schema:
         if kind == "p":
             drafts[oid].key = columns
         else:
-            drafts[oid].foreign[name] = (columns, table, list(references or ()))
+            drafts[oid].foreign[name] = (columns, (namespace, table), list(references or ()))
     for oid, name, unique, of in await fetch(INDEXES):
         if oid in drafts:
             drafts[oid].indexes[name] = ([names.get(oid, {}).get(number, "") for number in of], unique)

@@ -33,11 +33,16 @@ class ColumnInfo:
 
 @dataclass(frozen=True, slots=True)
 class ForeignKey:
-    """Columns that point at those of another table."""
+    """Columns that point at those of another table.
+
+    Attributes:
+        namespace: of that table; empty for that of its own.
+    """
 
     columns: tuple[str, ...]
     table: str
     references: tuple[str, ...]
+    namespace: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +111,11 @@ MAX_TABLES: Final = 2000
 
 @dataclass(slots=True)
 class Draft:
-    """A table while it is put together from the rows of a catalogue."""
+    """A table while it is put together from the rows of a catalogue.
+
+    Attributes:
+        foreign: by name of the key: its columns, namespace and name of the table it points at, and the columns there.
+    """
 
     name: str
     namespace: str
@@ -115,7 +124,7 @@ class Draft:
     comment: str = ""
     columns: list[ColumnInfo] = field(default_factory=list)
     key: list[str] = field(default_factory=list)
-    foreign: dict[str, tuple[list[str], str, list[str]]] = field(default_factory=dict)
+    foreign: dict[str, tuple[list[str], tuple[str, str], list[str]]] = field(default_factory=dict)
     indexes: dict[str, tuple[list[str], bool]] = field(default_factory=dict)
     samples: Sequence[Sequence[Any]] = ()
 
@@ -133,7 +142,10 @@ class Draft:
             self.kind,
             tuple(columns),
             key=tuple(self.key),
-            foreign_keys=tuple(ForeignKey(tuple(of), table, tuple(to)) for of, table, to in self.foreign.values()),
+            foreign_keys=tuple(
+                ForeignKey(tuple(of), table, tuple(to), "" if namespace == self.namespace else namespace)
+                for of, (namespace, table), to in self.foreign.values()
+            ),
             indexes=tuple(Index(name, tuple(of), unique) for name, (of, unique) in sorted(self.indexes.items())),
             rows=self.rows,
             comment=self.comment,

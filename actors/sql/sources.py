@@ -12,14 +12,13 @@ from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Final
 
 from actors.deadline import Deadline
 from actors.egress import Guard
 from actors.errors import InvalidInput, Overloaded, Refused
 from actors.messages import Source
-from actors.sql.access import PORTS, check_fields, reaching
+from actors.sql.access import PORTS, Own, check_fields, reaching
 from actors.sql.mysql import MysqlEngine
 from actors.sql.parsing import told
 from actors.sql.plans import Advice, advise
@@ -72,16 +71,16 @@ class Sources:
 
     Args:
         settings: root folder, budget and limits.
-        store_path: file of Gatherum's own store, if it is one; it is never a source.
+        own: where Gatherum's own store is; it is never a source.
         vault: where passwords come from; without it there are SQLite files only.
     """
 
-    def __init__(self, settings: SourcesSettings, *, store_path: Path | None, vault: Vault | None = None) -> None:
+    def __init__(self, settings: SourcesSettings, *, own: Own, vault: Vault | None = None) -> None:
         self._settings = settings
-        files = SqliteFiles(settings, store_path=store_path)
+        files = SqliteFiles(settings, store_path=own.file)
         self._engines: dict[str, Engine] = {"sqlite": SqliteEngine(files.locate, keep=settings.max_concurrent)}
         if vault is not None:
-            reach = reaching(Guard(settings.allow_hosts, ports=PORTS.values()), vault)
+            reach = reaching(Guard(settings.allow_hosts, ports=PORTS.values()), vault, own)
             self._engines["postgresql"] = PostgresEngine(reach, keep=settings.max_concurrent)
             self._engines["mysql"] = MysqlEngine(reach, keep=settings.max_concurrent)
         self._places: defaultdict[str, _Places] = defaultdict(lambda: _Places(settings))

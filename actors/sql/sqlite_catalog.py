@@ -29,7 +29,7 @@ async def schema(fetch: Fetch, *, samples: int) -> Schema:
             continue
         drafts[name] = draft
     for draft in drafts.values():
-        for of, table, to in draft.foreign.values():
+        for of, (_, table), to in draft.foreign.values():
             # A foreign key that names no columns points at the primary key.
             if not any(to) and table in drafts:
                 to[:] = drafts[table].key[: len(of)]
@@ -48,7 +48,7 @@ async def _describe(fetch: Fetch, draft: Draft, samples: int) -> None:
     draft.key = [name for _, name in sorted(keys)]
     if draft.kind == "table":
         for number, _, table, column, to, *_ in sorted(await fetch(f"PRAGMA foreign_key_list({quoted})")):
-            of, _, targets = draft.foreign.setdefault(str(number), ([], table, []))
+            of, _, targets = draft.foreign.setdefault(str(number), ([], ("", table), []))
             of.append(column)
             targets.append(to or "")
         for _, name, unique, *_ in await fetch(f"PRAGMA index_list({quoted})"):

@@ -77,20 +77,21 @@ class _Child:
     async def start(cls, *, confined: bool) -> _Child:
         """Start one. It has neither the environment nor the files of this process."""
         ours, theirs = socket.socketpair()
+        # In a thread: libraries of event loops copy the tables of all of this process' memory for it, and nobody is
+        # served meanwhile; 20 ms where it was looked at, and eight at once were seen in the answers to others.
+        starting = asyncio.create_task(asyncio.to_thread(_spawn, theirs, confined=confined))
         try:
-            # In a thread: libraries of event loops copy the tables of all of this process' memory for it, and nobody is
-            # served meanwhile; 20 ms where it was looked at, and eight at once were seen in the answers to others.
-            process = await asyncio.to_thread(_spawn, theirs, confined=confined)
+            process = await asyncio.shield(starting)
         except BaseException:
-            # One that comes up after all finds nobody there, and ends.
             ours.close()
+            starting.add_done_callback(_unwanted)
             raise
         return cls(process, *await asyncio.open_connection(sock=ours, limit=1 << 20))
 
     @property
     def alive(self) -> bool:
         """Whether it runs."""
-        return not self._answers.at_eof()
+        return self._process.returncode is None and not self._answers.at_eof()
 
     async def ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Ask, and take the first message of the answer."""
@@ -136,6 +137,14 @@ def _spawn(theirs: socket.socket, *, confined: bool) -> subprocess.Popen[bytes]:
             env={},
             start_new_session=True,
         )
+
+
+def _unwanted(starting: asyncio.Task[subprocess.Popen[bytes]]) -> None:
+    if not starting.cancelled() and starting.exception() is None:
+        process = starting.result()
+        process.kill()
+        # It has hardly begun, so this takes no time to speak of.
+        process.wait()
 
 
 class SqliteEngine:

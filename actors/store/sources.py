@@ -26,7 +26,7 @@ async def add(connection: AsyncConnection, now: float, source: Source) -> Change
     name, kind = spec.pop("name"), spec.pop("kind")
     row = {"name": name, "kind": kind, "spec": spec, "created_at": now}
     if await insert_new(connection, sources, row):
-        return await changes.draw(connection, now, Change(0, "sources"))
+        return await changes.draw(connection, now, Change(0, "sources", collection=source.name))
     if await find(connection, name) != source:
         raise Conflict("Another source has this name; remove that one first, or choose another name.")
     return None
@@ -60,7 +60,7 @@ async def remove(connection: AsyncConnection, now: float, name: str) -> Change:
     await connection.execute(delete(lookups).where(lookups.c.source == name))
     if (await connection.execute(delete(sources).where(sources.c.name == name))).rowcount != 1:
         raise UnknownSource("There is no source of this name.")
-    return await changes.draw(connection, now, Change(0, "sources"))
+    return await changes.draw(connection, now, Change(0, "sources", collection=name))
 
 
 def _source(name: str, kind: Any, spec: Mapping[str, Any]) -> Source:

@@ -17,6 +17,7 @@ from actors.deadline import Deadline
 from actors.errors import DeadlineExceeded, GatherumError, Unavailable
 from actors.messages import Evidence, Lookup, LookupCall, Parameter, Row, Source, StoredLookup
 from actors.sql import lookups
+from actors.sql.access import Own
 from actors.sql.evidence import Finder
 from actors.sql.sources import Sources
 from actors.sql.vault import Vault
@@ -83,7 +84,7 @@ async def reading(root: Path, source: Source) -> AsyncIterator[Finder]:
         }
     )
     vault = Vault(root / "key", variables=("SHOP_*",), environ={"SHOP_PASSWORD": PASSWORD})
-    sources = Sources(settings, store_path=None, vault=vault)
+    sources = Sources(settings, own=Own(), vault=vault)
     try:
         yield Finder(settings, sources)
     finally:

@@ -23,6 +23,7 @@ from stores import DEFAULTS
 from actors.deadline import Deadline
 from actors.errors import DeadlineExceeded, GatherumError, InvalidInput, NotFound, Overloaded, Refused, Unavailable
 from actors.messages import Source
+from actors.sql.access import Own
 from actors.sql.running import Limits
 from actors.sql.sources import Sources
 from actors.sql.vault import Vault
@@ -85,7 +86,7 @@ QUERIES: tuple[tuple[str, dict[str, Any]], ...] = (
 def loopback(**changes: Any) -> Sources:
     settings = DEFAULTS.sources.model_copy(update={"allow_hosts": ("127.0.0.0/8",), **changes})
     vault = Vault(Path("/nonexistent/key"), variables=["*_PASSWORD"], environ={VARIABLE: PASSWORD})
-    return Sources(settings, store_path=None, vault=vault)
+    return Sources(settings, own=Own(), vault=vault)
 
 
 @pytest.fixture
@@ -261,7 +262,7 @@ async def test_who_is_not_let_in_is_told_so_and_no_more(
     sources: Sources, postgresql: Source, mysql: Source, postgresql_server: Server, source_mariadb: Server
 ) -> None:
     vault = Vault(Path("/nonexistent/key"), variables=["*"], environ={WRONG: "wrong-secret"})
-    wrong = Sources(DEFAULTS.sources.model_copy(update={"allow_hosts": ("127.0.0.0/8",)}), store_path=None, vault=vault)
+    wrong = Sources(DEFAULTS.sources.model_copy(update={"allow_hosts": ("127.0.0.0/8",)}), own=Own(), vault=vault)
     for source in (postgresql, mysql):
         with pytest.raises(InvalidInput, match="does not let this user in") as raised:
             await ask(wrong, replace(source, password_env=WRONG), "SELECT 1")

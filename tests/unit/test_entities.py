@@ -49,8 +49,8 @@ class Names:
         self.names = sorted({*self.names, *names}, key=lambda name: name.entity_id)
         await self.change("publish", document_id)
 
-    async def change(self, kind: Any, document_id: str = "") -> None:
-        self.log.append(Change(len(self.log) + 1, kind, document_id))
+    async def change(self, kind: Any, document_id: str = "", collection: str = "") -> None:
+        self.log.append(Change(len(self.log) + 1, kind, document_id, collection))
         async with self._news:
             self._news.notify_all()
 
@@ -235,6 +235,21 @@ async def test_sources_come_and_go(role: Entities, names: Names) -> None:
     await names.change("sources")
     await until(lambda: len(role._phrases) == 0)
     assert await linked(role, "Titan") == []
+
+
+async def test_of_many_sources_only_the_one_that_changed_is_read_again(role: Entities, names: Names) -> None:
+    names.values = {name: [SourceValue(name, "moons", "name", name.title())] for name in ("titan", "rhea", "io")}
+    await role.start()
+    await until(lambda: len(role._phrases) == 3)
+    looks = names.looks
+    names.values["rhea"] = [SourceValue("rhea", "moons", "name", "Tethys")]
+    names.values["io"] = [SourceValue("io", "moons", "name", "Callisto")]
+    await names.change("sources", collection="rhea")
+    await until(lambda: names.looks > looks)
+    assert await linked(role, "Tethys and Io and Callisto") == ["Tethys", "Io"]
+    assert names.looks == looks + 1
+    await names.change("gap")
+    await until(lambda: names.looks == looks + 4)
 
 
 async def test_a_source_that_fails_keeps_its_names_and_no_other_suffers(role: Entities, names: Names) -> None:

@@ -27,7 +27,8 @@ from actors.messages import (
     StoredLookup,
 )
 from actors.sql import evidence, lookups
-from actors.sql.evidence import Finder
+from actors.sql.access import Own
+from actors.sql.evidence import Finder, few_at_once
 from actors.sql.model import Model
 from actors.sql.sources import Sources
 from config.settings import SourcesSettings
@@ -80,7 +81,7 @@ async def finder(root: Path) -> AsyncIterator[Finder]:
 
 
 async def opened(of: SourcesSettings) -> AsyncIterator[Finder]:
-    sources = Sources(of, store_path=None)
+    sources = Sources(of, own=Own())
     yield Finder(of, sources)
     await sources.close()
 
@@ -325,3 +326,31 @@ async def test_the_tables_of_sources_are_read_side_by_side(finder: Finder, monke
     sources = [Source("gone", "sqlite", "gone.db"), SKY]
     found = await finder.write(cast("Model", writer), "How many moons are icy?", (), sources, Deadline.after(10))
     assert [row.columns for row in found.rows] == [{"n": 4}]
+
+
+async def test_no_more_than_so_many_are_worked_on_at_once() -> None:
+    under_way: list[int] = []
+    most = 0
+
+    async def work(item: int) -> int:
+        nonlocal most
+        under_way.append(item)
+        most = max(most, len(under_way))
+        for _ in range(item % 3):
+            await asyncio.sleep(0)
+        under_way.remove(item)
+        return -item
+
+    assert await few_at_once(work, range(20), 4) == [-item for item in range(20)]
+    assert most == 4
+    assert await few_at_once(work, [], 4) == []
+
+
+async def test_one_failure_ends_the_others() -> None:
+    async def work(item: int) -> None:
+        if item == 2:
+            raise NotFound("gone")
+        await asyncio.Event().wait()
+
+    with pytest.raises(ExceptionGroup):
+        await few_at_once(work, range(3), 3)

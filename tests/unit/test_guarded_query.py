@@ -18,6 +18,7 @@ from stores import DEFAULTS
 from actors.deadline import Deadline
 from actors.errors import DeadlineExceeded, GatherumError, InvalidInput, NotFound, Refused
 from actors.messages import Source
+from actors.sql.access import Own
 from actors.sql.running import Column, Limits
 from actors.sql.sources import Sources
 from actors.sql.sqlite_child import LOWEST
@@ -37,7 +38,7 @@ async def sources(tmp_path: Path) -> AsyncIterator[Sources]:
     connection.commit()
     connection.close()
     settings = DEFAULTS.sources.model_copy(update={"sqlite_root": str(tmp_path), "max_concurrent": 2})
-    made = Sources(settings, store_path=None)
+    made = Sources(settings, own=Own())
     yield made
     await made.close()
 

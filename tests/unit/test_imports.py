@@ -19,20 +19,8 @@ PURE = ("actors.egress", "actors.reading", "actors.search", "actors.store", "act
 ROLES = tuple(
     f"actors.{name}"
     for name in (
-        *(
-            "orchestrator",
-            "retrieval",
-            "follower",
-            "indexes",
-            "shards",
-            "entities",
-            "pdf",
-            "database",
-            "ingest",
-            "pool",
-            "gate",
-            "embedder",
-        ),
+        *("orchestrator", "retrieval", "follower", "indexes", "shards", "entities", "pdf", "database", "units", "sources"),
+        *("ingest", "pool", "gate", "embedder"),
     )
 )
 ROOTS = ("actors.cluster", "actors.gateway", "actors")
@@ -109,7 +97,7 @@ def test_settings_are_handed_down_not_loaded_where_they_are_used() -> None:
         and node.module in {"config", "config.settings"}
         and {alias.name for alias in node.names} & {"load", "load_with_origins"}
     }
-    assert loading <= {"config", "actors.gateway", "serve.cli", "serve.deployment"}
+    assert loading <= {"config", "actors.gateway", "serve.cli", "serve.deployment", "serve.terminal"}
 
 
 @pytest.mark.parametrize("folder", ["tests/unit", "tests/integration", "tests/acceptance", "tests"])

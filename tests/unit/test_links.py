@@ -240,3 +240,23 @@ def test_whatever_it_is_called_a_row_is_found_and_found_again(table: str, column
         assert connection.execute(row.sql).fetchall() == [(5, value)]
     finally:
         connection.close()
+
+
+@pytest.mark.parametrize(
+    ("kind", "namespaces", "leads_to"),
+    [
+        ("postgresql", ("public", ""), "bands"),
+        ("postgresql", ("public", "music"), "music.bands"),
+        ("postgresql", ("music", "public"), "bands"),
+        ("postgresql", ("music", ""), "music.bands"),
+        ("mysql", ("shop", ""), "bands"),
+        ("mysql", ("shop", "music"), "music.bands"),
+    ],
+)
+def test_a_foreign_key_leads_into_the_namespace_that_it_names(
+    kind: Kind, namespaces: tuple[str, str], leads_to: str
+) -> None:
+    own, there = namespaces
+    info = TableInfo("albums", own, "table", (), foreign_keys=(ForeignKey(("band",), "bands", ("id",), there),))
+    [table] = links.tables(kind, Schema((info,))).values()
+    assert [key.table for key in table.foreign] == [leads_to]

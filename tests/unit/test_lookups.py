@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from actors.errors import InvalidInput
 from actors.messages import LookupCall, Parameter, ParameterType, StoredLookup
 from actors.sql import lookups
+from actors.sql.lexing import Dialect
 
 TOTAL = StoredLookup(
     "shop",
@@ -28,8 +29,8 @@ TOTAL = StoredLookup(
 
 
 def test_a_sound_lookup_is_taken() -> None:
-    lookups.check(TOTAL)
-    lookups.check(StoredLookup("shop", "all", "All of it", "SELECT 1"))
+    lookups.check(TOTAL, "sqlite")
+    lookups.check(StoredLookup("shop", "all", "All of it", "SELECT 1"), "sqlite")
 
 
 @pytest.mark.parametrize(
@@ -53,7 +54,7 @@ def test_a_sound_lookup_is_taken() -> None:
 )
 def test_what_is_wrong_with_a_lookup_is_said(change: dict[str, Any], says: str) -> None:
     with pytest.raises(InvalidInput, match=says):
-        lookups.check(replace(TOTAL, **change))
+        lookups.check(replace(TOTAL, **change), "sqlite")
 
 
 def test_a_call_has_all_parameters_in_their_order_with_defaults() -> None:
@@ -129,28 +130,35 @@ def test_the_schema_is_that_of_a_tool() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sql", "names"),
+    ("kind", "sql", "names"),
     [
-        ("SELECT :a, :b + :a", ["a", "b", "a"]),
-        ("SELECT ':a', \":b\", `:c`, [:d], 'it''s :e'", []),
-        ("SELECT 1 -- :a\n, :b /* :c \n */", ["b"]),
-        ("SELECT x::date, y::text, :a::date", ["a"]),
-        ("SELECT $$ :a $$, $q$ :b $$ :c $q$, :d", ["d"]),
-        ("SELECT '12:30', a:b, :1", []),
-        ("SELECT ':a", []),
-        ("SELECT /* :a", []),
+        ("sqlite", "SELECT :a, :b + :a", ["a", "b", "a"]),
+        ("sqlite", "SELECT ':a', \":b\", `:c`, [:d], 'it''s :e'", []),
+        ("sqlite", "SELECT 1 -- :a\n, :b /* :c \n */", ["b"]),
+        ("sqlite", r"SELECT 'a\', :a, '", None),
+        ("mysql", r"SELECT 'a\', :a, '", []),
+        ("mysql", "SELECT 1 # :a\n, :b", ["b"]),
+        ("postgresql", "SELECT x::date, y::text, :a::date", ["a"]),
+        ("postgresql", "SELECT $$ :a $$, $q$ :b $$ :c $q$, :d", ["d"]),
+        ("postgresql", "SELECT '12:30', :1, /* /* :a */ :b */ :c", ["c"]),
+        ("sqlite", "SELECT ':a", None),
+        ("sqlite", "SELECT /* :a", None),
     ],
 )
-def test_parameters_are_told_from_what_only_looks_like_one(sql: str, names: list[str]) -> None:
-    assert list(lookups.placeholders(sql)) == names
+def test_parameters_are_told_from_what_only_looks_like_one(kind: Dialect, sql: str, names: list[str] | None) -> None:
+    if names is None:
+        with pytest.raises(InvalidInput, match="is not closed"):
+            list(lookups.placeholders(sql, kind))
+    else:
+        assert list(lookups.placeholders(sql, kind)) == names
 
 
 def test_a_statement_is_shown_with_its_arguments() -> None:
     arguments = {"name": "O'Brien", "since": "2009-01-01"}
-    assert lookups.shown(TOTAL.sql, arguments) == (
+    assert lookups.shown(TOTAL.sql, "sqlite", arguments) == (
         "SELECT sum(total) FROM invoice WHERE name = 'O''Brien' AND day >= '2009-01-01'"
     )
-    assert lookups.shown("SELECT ':name', :name", {"name": None}) == "SELECT ':name', NULL"
+    assert lookups.shown("SELECT ':name', :name", "mysql", {"name": None}) == "SELECT ':name', NULL"
 
 
 VALUES = st.one_of(
@@ -167,7 +175,7 @@ def test_what_is_shown_is_what_was_run(arguments: dict[str, Any]) -> None:
     sql = f"SELECT {', '.join(f':{name}' for name in arguments)}, ':a' -- :b"
     connection = sqlite3.connect(":memory:")
     try:
-        shown = connection.execute(lookups.shown(sql, arguments)).fetchone()
+        shown = connection.execute(lookups.shown(sql, "sqlite", arguments)).fetchone()
         assert shown == connection.execute(sql, arguments).fetchone()
     finally:
         connection.close()

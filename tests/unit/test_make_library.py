@@ -13,6 +13,7 @@ from stores import DEFAULTS
 from actors.deadline import Deadline
 from actors.messages import Link, LinkedEntity, Parameter, Source, StoredLookup
 from actors.search import matching
+from actors.sql.access import Own
 from actors.sql.evidence import Finder
 from actors.sql.sources import Sources
 from examples import make_library
@@ -119,7 +120,7 @@ def test_the_tables_hold_together(tables: Any) -> None:
 
 async def test_its_names_are_offered_to_questions(library: Path) -> None:
     settings = DEFAULTS.sources.model_copy(update={"sqlite_root": str(library)})
-    sources = Sources(settings, store_path=None)
+    sources = Sources(settings, own=Own())
     values = await Finder(settings, sources).values(Source("solar", "sqlite", DATABASE))
     await sources.close()
     names = {(value.table, value.value) for value in values if value.column == "name"}
@@ -136,7 +137,7 @@ async def test_its_lookup_is_called_for_and_finds_the_moons_of_a_planet(library:
     saturn = LinkedEntity("Saturn", "VALUE", 20, 26, (Link("value", None, "solar", "planets", "name", "Saturn"),))
     [match] = matching.choose(question, (saturn,), [lookup])
     settings = DEFAULTS.sources.model_copy(update={"sqlite_root": str(library)})
-    sources = Sources(settings, store_path=None)
+    sources = Sources(settings, own=Own())
     source, finder = Source("solar", "sqlite", DATABASE), Finder(settings, sources)
     await finder.check(source, lookup, Deadline.after(10))
     [row] = (await finder.run(source, lookup, match.call, 5, Deadline.after(10))).rows

@@ -6,6 +6,7 @@ import signal
 import sqlite3
 import sys
 import threading
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from actors.errors import DeadlineExceeded, GatherumError, InvalidInput, NotFoun
 from actors.messages import Evidence, Lookup, Row, Source, SourceValue
 from actors.sql import guard, links
 from actors.sql import sqlite as reader
+from actors.sql.access import Own
 from actors.sql.evidence import Finder
 from actors.sql.running import Limits
 from actors.sql.sources import Sources
@@ -61,7 +63,18 @@ def make(path: Path, script: str) -> None:
 
 def sources(root: Path | None, *, store: Path | None = None, **changes: Any) -> Sources:
     settings = DEFAULTS.sources.model_copy(update={"sqlite_root": str(root or ""), "max_values": 100, **changes})
-    return Sources(settings, store_path=store)
+    _made.append(Sources(settings, own=Own(store)))
+    return _made[-1]
+
+
+_made: list[Sources] = []
+
+
+@pytest.fixture(autouse=True)
+async def _closed() -> AsyncIterator[None]:
+    yield
+    while _made:
+        await _made.pop().close()
 
 
 async def ask(of: Sources, *lookups: Lookup, source: Source = PLANETS) -> list[Evidence | GatherumError]:

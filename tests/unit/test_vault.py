@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import make_url
 from stores import DEFAULTS
 
 from actors.deadline import Deadline
 from actors.egress import Guard
 from actors.errors import InvalidInput, Refused, Unavailable
 from actors.messages import Source
-from actors.sql.access import PORTS, check_fields, reaching
+from actors.sql.access import PORTS, Own, check_fields, reaching
 from actors.sql.vault import Vault
 
 CRM = Source("crm", "postgresql", host="db.example.org", database="crm", user="reader")
@@ -88,7 +89,7 @@ async def test_a_password_of_the_operators_goes_where_nobody_reads_it(
     async def resolve(host: str, port: int) -> list[str]:
         return ["93.184.216.34"]
 
-    reach = reaching(Guard(allow, resolve=resolve, ports=PORTS.values()), vault)
+    reach = reaching(Guard(allow, resolve=resolve, ports=PORTS.values()), vault, Own())
     named = replace(CRM, tls=tls, password_env="CRM_PASSWORD")  # noqa: S106 - a name
     if goes:
         assert (await reach(named, Deadline.after(5))).password == "hunter2"  # noqa: S105 - of no account
@@ -119,3 +120,36 @@ async def test_a_password_of_the_operators_goes_where_nobody_reads_it(
 def test_fields_that_do_not_go_together_are_told(source: Source, says: str) -> None:
     with pytest.raises(InvalidInput, match=says):
         check_fields(source)
+
+
+@pytest.mark.parametrize(
+    ("url", "is_own"),
+    [
+        ("postgresql://u:p@db.example.org/crm", True),
+        ("postgresql://u:p@db.example.org:5432/crm", True),
+        ("postgresql://u:p@93.184.216.34/crm", True),
+        ("postgresql://u:p@db.example.org:5433/crm", False),
+        ("postgresql://u:p@db.example.org/other", False),
+        ("postgresql://u:p@other.invalid/crm", False),
+        ("postgresql:///crm", False),
+        ("mysql://u:p@db.example.org:5432/crm", False),
+    ],
+)
+async def test_the_store_is_known_by_where_it_is_before_anything_is_connected_to(
+    vault: Vault, url: str, is_own: bool
+) -> None:
+    async def resolve(host: str, port: int) -> list[str]:
+        return ["93.184.216.34"]
+
+    reach = reaching(Guard((), resolve=resolve, ports=PORTS.values()), vault, Own.of(make_url(url), None))
+    if is_own:
+        with pytest.raises(Refused, match="own store"):
+            await reach(CRM, Deadline.after(5))
+    else:
+        assert (await reach(CRM, Deadline.after(5))).host == CRM.host
+
+
+def test_a_store_in_mariadb_is_one_in_mysql() -> None:
+    own = Own.of(make_url("mariadb://u:p@127.0.0.1/crm"), None)
+    with pytest.raises(Refused, match="own store"):
+        own.refuse(Source("s", "mysql", host="localhost", database="crm", user="u"), ["127.0.0.1"])
