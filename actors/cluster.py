@@ -20,6 +20,7 @@ from ray import _raylet
 from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, RayActorError
 
+from actors import metrics
 from actors.database import Database
 from actors.deadline import Deadline
 from actors.entities import Entities
@@ -236,6 +237,19 @@ async def health(roles: Roles, *, deadline: Deadline) -> dict[str, Health | Gath
     return dict(item for task in tasks for item in task.result())
 
 
+async def measures(roles: Roles, *, deadline: Deadline) -> dict[str, dict[str, metrics.Family]]:
+    """The metrics of every replica that answers, by actor name."""
+
+    async def ask(pool: Any) -> list[tuple[str, dict[str, metrics.Family] | GatherumError]]:
+        answers = await on_each(pool, lambda role: role.metrics(deadline=deadline))
+        return [(replica.name, answer) for replica, answer in zip(pool._replicas, answers, strict=True)]
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(ask(pool)) for pool in roles]
+    answers = [answer for task in tasks for answer in task.result()]
+    return {name: answer for name, answer in answers if not isinstance(answer, GatherumError)}
+
+
 def _hosted(role: type[Any]) -> type[Any]:
     """The class that Ray runs: the role, with logging set up and `start()` awaited before its first call.
 
@@ -248,8 +262,12 @@ def _hosted(role: type[Any]) -> type[Any]:
         ) -> None:
             logs.configure(log_settings, role=role.ROLE)
             super().__init__(*args, **kwargs)
+            self._watching_loop = asyncio.create_task(metrics.watch_loop(), name="loop-lag")
             await self.start()
             logs.get().info("role_started", pid=os.getpid())
+
+        async def metrics(self, *, deadline: Deadline) -> dict[str, metrics.Family]:
+            return metrics.PROCESS.families()
 
     Hosted.__name__ = Hosted.__qualname__ = role.__name__
     return Hosted

@@ -9,6 +9,7 @@ costs the sources nothing.
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import random
 import socket
@@ -18,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 
+from actors import metrics
 from actors.breaker import Breaker
 from actors.deadline import Deadline
 from actors.errors import DeadlineExceeded, GatherumError, InvalidInput, Overloaded
@@ -31,7 +33,8 @@ from actors.messages import (
     Source,
     StoredLookup,
 )
-from actors.plan import Branch, Call, Calls, Plan, branch, fork_join, pipeline, run, scatter_gather
+from actors.messages import Branch as Report
+from actors.plan import Branch, Call, Calls, Plan, branch, efficiency, fork_join, pipeline, run, scatter_gather
 from actors.search.branches import Batch, Wanted, merge, wanted_of
 from actors.search.encoding import encode_answer, encode_found
 from config import logs
@@ -48,6 +51,20 @@ R = TypeVar("R")
 
 FOLLOW_S: Final = 10.0
 """Longest wait for news of stored lookups, s."""
+
+_BRANCHES = metrics.PROCESS.histogram(
+    "gatherum_branch_seconds", "Time of the calls that answers are made of, by what became of them.", "branch", "status"
+)
+_EFFICIENCY = metrics.PROCESS.histogram(
+    "gatherum_parallel_efficiency",
+    "Time of all branches of a batch together, in times of what the batch took.",
+    bounds=metrics.TIMES,
+)
+_ANSWERS = metrics.PROCESS.counter("gatherum_answers_total", "Questions, by what became of them.", "outcome")
+_DEGRADED = metrics.PROCESS.counter("gatherum_degraded_total", "Answers that lack a branch.", "branch")
+_SECONDS = metrics.PROCESS.histogram("gatherum_answer_seconds", "Time of an answer in the orchestrator.")
+_OPEN = metrics.PROCESS.gauge("gatherum_breaker_open", "Whether a target of branches is left alone.", "target")
+_IN_FLIGHT = metrics.PROCESS.gauge("gatherum_questions_in_flight", "Questions in the orchestrator.")
 
 CALL_S: Final = 30.0
 """Budget of one read from the store, s."""
@@ -88,6 +105,9 @@ class Orchestrator:
         self._follower: asyncio.Task[None] | None = None
         self._in_flight = 0
         self._breakers = {"entities": Breaker("The search for names"), "retrieval": Breaker("The search")}
+        for name, breaker in self._breakers.items():
+            _OPEN.of(name, read=partial(_is_open, breaker))
+        _IN_FLIGHT.of(read=lambda: self._in_flight)
         # One thread: choosing and encoding hold the interpreter anyway, they must only not hold the loop.
         self._joining = ThreadPoolExecutor(1, thread_name_prefix="join")
         self._log = logs.get()
@@ -236,7 +256,9 @@ class Orchestrator:
             text_to_sql=self._text_to_sql,
             breakers=self._breakers,
         )
-        batch = asked.batch(await run(asked.plan(), asked.last, clock=time.time))
+        calls = await run(asked.plan(), asked.last, clock=time.time)
+        _note(calls, took, time.time())
+        batch = asked.batch(calls)
         return await self._in_thread(
             lambda: [
                 self._join(question, index, until, batch, form) for index, (question, until) in enumerate(accepted)
@@ -252,8 +274,16 @@ class Orchestrator:
             answer = merge(question, index, batch, until=until.at, now=time.time(), sentences=self._settings.sentences)
             if isinstance(answer, GatherumError):
                 log.debug("question_failed", code=answer.code, error=answer.detail)
+                _ANSWERS.add(answer.code)
                 return answer
             log.debug("question_answered", elapsed_ms=answer.elapsed_ms, sentences=len(answer.sentences))
+            _ANSWERS.add("partial" if answer.partial else "whole")
+            _SECONDS.observe(answer.elapsed_ms / 1000)
+            for branch in answer.branches:
+                if branch.status not in ("ok", "skipped"):
+                    _DEGRADED.add(_kind(branch.name))
+            if answer.elapsed_ms >= self._settings.slow_ms:
+                log.warning("slow_question", elapsed_ms=answer.elapsed_ms, timeline=timeline(answer.branches))
             if answer.degraded:
                 log.warning("answer_degraded", degraded=answer.degraded, elapsed_ms=answer.elapsed_ms)
             return form(answer)
@@ -385,6 +415,31 @@ async def _evidence(
 
 async def _write_sql(database: Database, asked: list[Any], deadline: Deadline) -> Sequence[Evidence | GatherumError]:
     return await database.write_sql_many(asked, deadline=deadline)
+
+
+def _note(calls: Calls, took: float, now: float) -> None:
+    for name, call in calls.items():
+        if call.started is not None:
+            status = "late" if call.ended == math.inf else call.error.code if call.error else "ok"
+            _BRANCHES.observe(min(call.ended, now) - call.started, _kind(name), status)
+    _EFFICIENCY.observe(efficiency(calls, took, now))
+
+
+def _kind(branch: str) -> str:
+    """Of a branch, without the name of a source or the place of a question: labels must be few."""
+    return branch.partition(":")[0]
+
+
+def _is_open(breaker: Breaker) -> float:
+    return float(breaker.open)
+
+
+def timeline(branches: Sequence[Report]) -> list[str]:
+    """When each branch ran, for a log: `retrieval 0-41 ms ok`."""
+    return [
+        f"{each.name} {each.started_ms:.0f}-{each.started_ms + each.elapsed_ms:.0f} ms {each.status}"
+        for each in branches
+    ]
 
 
 def _itself(answer: Answer) -> Answer:

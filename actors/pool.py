@@ -20,6 +20,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RayTaskError, TaskCancelledError
 
+from actors import metrics
 from actors.deadline import Deadline
 from actors.errors import DeadlineExceeded, GatherumError, Unavailable
 from actors.retries import RetryBudget
@@ -44,6 +45,13 @@ WORK = {
     "orchestrator": "the answer",
 }
 """What the roles do, for clients, who know nothing of their methods."""
+
+
+_CALLS = metrics.PROCESS.counter("gatherum_calls_total", "Remote calls, by what became of them.", "role", "outcome")
+_RETRIES = metrics.PROCESS.counter(
+    "gatherum_retries_total", "Calls that were lost, by whether they were made again.", "role", "made"
+)
+_LOST = metrics.PROCESS.counter("gatherum_replicas_lost_total", "Times that a replica was found gone.", "role")
 
 
 class Role(Protocol):
@@ -129,13 +137,16 @@ class Pool:
                     handle = await deadline.run(self._find(replica), what)
                 return await self._attempt(handle, method, args, kwargs, deadline)
             except RayTaskError as error:
+                _CALLS.add(self._role, "error")
                 raise _cause(error, f"{self._role}.{method}", what) from None
             except (RayActorError, ActorUnavailableError) as error:
                 self._lost(replica)
                 if method not in self._idempotent:
                     # It may or may not have run; only the caller can find out.
                     raise self._away(method, "broke off. Try again.", error) from error
-                if not self._retries.withdraw():
+                paid = self._retries.withdraw()
+                _RETRIES.add(self._role, "yes" if paid else "no")
+                if not paid:
                     raise self._away(method, "broke off, as too much else does. Try again.", error) from error
             except ValueError:
                 # No actor of that name: it is being created, or the system is down. Nothing was begun.
@@ -167,6 +178,7 @@ class Pool:
         """
         replica.handle = None
         if replica.returning is None:
+            _LOST.add(self._role)
             replica.returning = asyncio.create_task(self._await_return(replica), name=f"return-{replica.name}")
 
     async def _await_return(self, replica: _Replica) -> None:
@@ -199,11 +211,14 @@ class Pool:
     ) -> Any:
         ref = getattr(handle, method).remote(*args, deadline=deadline, **kwargs)
         try:
-            return await deadline.run(ref, self._work)
+            value = await deadline.run(ref, self._work)
         except (DeadlineExceeded, asyncio.CancelledError):
             # Awaiting less does not stop the remote half.
             _cancel(ref)
+            _CALLS.add(self._role, "given up")
             raise
+        _CALLS.add(self._role, "ok")
+        return value
 
     async def _stream(self, method: str, *args: Any, deadline: Deadline, **kwargs: Any) -> AsyncIterator[Any]:
         what = self._work

@@ -11,6 +11,7 @@ import contextlib
 import re
 import secrets
 import time
+from functools import partial
 from importlib.metadata import version
 
 from fastapi import Depends, FastAPI
@@ -18,6 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from actors import metrics
 from actors.errors import Overloaded
 from actors.store.blobs import open_blobs
 from config import logs
@@ -35,7 +37,7 @@ UPLOAD_PATHS = frozenset({documents.UPLOAD_PATH, extract.PATH})
 BODY_LIMIT = 2_000_000
 """Largest body of a call that is no upload, bytes. Uploads have `api.max_upload_mb`."""
 
-ALWAYS = frozenset({"/livez", "/health", "/ready", "/version"})
+ALWAYS = frozenset({"/livez", "/health", "/ready", "/version", "/metrics"})
 """Paths that are answered however busy the process is."""
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
@@ -75,6 +77,12 @@ def lanes_of(settings: ApiSettings) -> Lanes:
     )
 
 
+_REQUESTS = metrics.PROCESS.counter("gatherum_requests_total", "HTTP requests.", "lane", "status")
+_SECONDS = metrics.PROCESS.histogram("gatherum_request_seconds", "Time of HTTP requests.", "lane")
+_UNDER_WAY = metrics.PROCESS.gauge("gatherum_requests_under_way", "HTTP requests under way.", "lane")
+_REFUSED = metrics.PROCESS.counter("gatherum_refused_total", "HTTP requests refused at the door.", "lane")
+
+
 class _Envelope:
     """What every request gets: an id, a bounded body, a bounded wait for the client, a problem document for a defect.
 
@@ -91,6 +99,8 @@ class _Envelope:
         self._app = app
         self._settings = settings
         self._lanes = lanes
+        for lane in lanes:
+            _UNDER_WAY.of(lane.what, read=partial(getattr, lane, "inside"))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -122,10 +132,12 @@ class _Envelope:
 
         scope["client_name"] = name = client_of(scope["headers"], (scope.get("client") or ("",))[0])
         place = contextlib.ExitStack()
-        if scope["path"] not in ALWAYS:
+        lane = None if scope["path"] in ALWAYS else self._lanes.of(scope["method"], scope["path"])
+        if lane is not None:
             try:
-                place.enter_context(self._lanes.of(scope["method"], scope["path"]).entered(name))
+                place.enter_context(lane.entered(name))
             except Overloaded as full:
+                _REFUSED.add(lane.what)
                 await problems.problem(full.http_status, full.code, full.detail, request_id)(scope, receive, send)
                 return
         with place, logs.bound(request_id=request_id):
@@ -141,6 +153,9 @@ class _Envelope:
                 detail = "Something went wrong on our side. The log has it under this request id."
                 await problems.problem(500, "internal", detail, request_id)(scope, receive, watched)
             finally:
-                if scope["path"] not in ALWAYS:
-                    took = round((time.perf_counter() - began) * 1000, 1)
-                    logs.get().info("request", method=scope["method"], path=scope["path"], status=status, ms=took)
+                if lane is not None:
+                    took = time.perf_counter() - began
+                    _REQUESTS.add(lane.what, str(status))
+                    _SECONDS.observe(took, lane.what)
+                    told = {"method": scope["method"], "path": scope["path"], "status": status}
+                    logs.get().info("request", **told, ms=round(took * 1000, 1))

@@ -48,7 +48,7 @@ from config.settings import OrchestratorSettings
 
 T = TypeVar("T")
 
-SETTINGS = OrchestratorSettings(replicas=1, timeout_s=30, reserve_ms=0, max_in_flight=4, sentences=3)
+SETTINGS = OrchestratorSettings(replicas=1, timeout_s=30, reserve_ms=0, max_in_flight=4, sentences=3, slow_ms=2000)
 SOON = Deadline.after(7200)  # from import on: longer than any run of the tests
 PAST = Deadline(0.0)
 
