@@ -33,6 +33,9 @@ LONGEST_PAUSE_S = 1.0
 READY_S = 10.0
 """How long one look waits for a replica that is being started, s."""
 
+LOOK_S = 5.0
+"""How often a pool that is used looks which replicas there are, s."""
+
 STREAM_BUFFER = 8
 """Items a streaming call may be ahead of its reader."""
 
@@ -70,6 +73,12 @@ def replica_name(role: str, index: int, *, shard: int | None = None) -> str:
     return f"{role}-{index}" if shard is None else f"{role}.{shard}-{index}"
 
 
+def replica_of(name: str) -> str:
+    """What an actor is a replica of: `retrieval` of `retrieval-0`; empty for the name of something else."""
+    family, dash, index = name.rpartition("-")
+    return family if dash and index.isdecimal() else ""
+
+
 class _Replica:
     """One replica, as this process knows it.
 
@@ -89,27 +98,42 @@ class _Replica:
 class Pool:
     """Forwards each method as a remote call. See the module's docstring.
 
+    Replicas that come and go (`gatherum scale`) are noticed within `LOOK_S` of a call.
+
     Args:
         role: name of the role.
         idempotent: methods that may be repeated.
         streaming: methods that are async generators.
         names: of the replicas' actors.
+        fixed: whether it is these replicas and no others.
     """
 
     def __init__(
-        self, role: str, idempotent: frozenset[str], streaming: frozenset[str], names: tuple[str, ...]
+        self,
+        role: str,
+        idempotent: frozenset[str],
+        streaming: frozenset[str],
+        names: tuple[str, ...],
+        *,
+        fixed: bool = False,
     ) -> None:
         self._role = role
         self._idempotent = idempotent
         self._streaming = streaming
-        self._names = names
         self._work = WORK.get(role, f"the work of the {role} role")
         self._replicas = [_Replica(name) for name in names]
         self._retries = RetryBudget(time.monotonic)
+        self._family = names[0].rpartition("-")[0]
+        self._look_at = float("inf") if fixed else time.monotonic() + LOOK_S
+        self._looking: asyncio.Task[None] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Calls in flight and handles belong to one process.
         return (Pool, (self._role, self._idempotent, self._streaming, self._names))
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        return tuple(replica.name for replica in self._replicas)
 
     def __getattr__(self, method: str) -> Any:
         if method.startswith("_"):
@@ -121,11 +145,14 @@ class Pool:
         return bound
 
     def _alone(self, name: str) -> Pool:
-        return Pool(self._role, self._idempotent, self._streaming, (name,))
+        return Pool(self._role, self._idempotent, self._streaming, (name,), fixed=True)
 
     async def _call(self, method: str, *args: Any, deadline: Deadline, **kwargs: Any) -> Any:
         what = self._work
         self._retries.deposit()
+        if time.monotonic() >= self._look_at:
+            self._look_at = time.monotonic() + LOOK_S
+            self._looking = asyncio.create_task(self._look(), name=f"look-{self._family}")
         while True:
             deadline.check(what)
             replica = await self._present(method, deadline)
@@ -170,6 +197,25 @@ class Pool:
             if not done:
                 raise self._away(method, "is not possible at the moment. Try again in a few seconds.")
         return replica
+
+    async def _look(self) -> None:
+        """Find out which replicas there are now; those that are here already keep what is known of them."""
+        try:
+            listed = await asyncio.to_thread(ray.util.list_named_actors, all_namespaces=True)
+        except RayError:
+            return
+        names = sorted(
+            entry["name"]
+            for entry in listed
+            if entry["namespace"] == NAMESPACE and replica_of(entry["name"]) == self._family
+        )
+        known = {replica.name: replica for replica in self._replicas}
+        if names and set(names) != set(known):
+            logs.get().info("replicas_changed", role=self._role, replicas=names)
+            self._replicas = [known[name] if name in known else _Replica(name) for name in names]
+            for name, gone in known.items():
+                if name not in names and gone.returning is not None:
+                    gone.returning.cancel()
 
     def _lost(self, replica: _Replica) -> None:
         """A call to it was lost: no other is sent there until it is found again, which one look at a time finds out.
