@@ -1,7 +1,7 @@
 """The system under load: 1,000 connections, a given rate, four times too much, and processes killed meanwhile.
 
 One corpus (`benchmarks/library.py`), distinct questions, generator and system on the same machine. Each part is one
-load; `constant` and `unbatched` are what the first is held against.
+load; `constant`, `unbatched` and `sequential` are what the first is held against.
 
     python -m benchmarks.overload LIBRARY --seconds 60 --out overload.json
     python -m benchmarks.overload LIBRARY --only closed,constant
@@ -28,10 +28,10 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import library, load
-from benchmarks.ask import PARTIAL, constant
+from benchmarks.ask import PARTIAL, constant, served
 from benchmarks.system import System, running
 
-PARTS: Final = ("closed", "open", "overload", "kills", "constant", "unbatched")
+PARTS: Final = ("closed", "open", "overload", "kills", "constant", "unbatched", "sequential")
 CONNECTIONS: Final = 1000
 QUESTIONS: Final = 3000
 LAG_S: Final = 0.02
@@ -91,6 +91,11 @@ def measure(
         with running(data_dir, {**settings, "GATHERUM_API__BATCH_SIZE": "1"}) as system:
             warm(system)
             found["unbatched"] = watched(system, lambda: ask(f"{system.url}/v1/ask", connections=CONNECTIONS))
+    if "sequential" in wanted:
+        environment = {"GATHERUM_DATA_DIR": str(data_dir), "GATHERUM_LOGS__LEVEL": "ERROR"}
+        with served("benchmarks.sequential:app", environment) as url:
+            found["sequential"] = ask(f"{url}/v1/ask", connections=CONNECTIONS, warm_up_s=5.0).to_json()
+            found["sequential open"] = ask(f"{url}/v1/ask", connections=CONNECTIONS, rate=rate).to_json()
     if "constant" in wanted:
         with constant(size) as plain:
             found["constant"] = ask(f"{plain}/v1/ask", connections=CONNECTIONS).to_json()
