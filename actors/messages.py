@@ -510,12 +510,14 @@ class Found:
         encoder: what made the vector of the query; None where it was searched for by its words alone.
         degraded: what was done in a poorer way than was asked for, and why; empty for nothing.
         partial: a shard's documents are missing, and `degraded` says which; what is here is still right.
+        change: number of the last change of the store that was in the index; 0 where that cannot be told.
     """
 
     passages: tuple[Passage, ...] = ()
     encoder: Literal["exact", "fast"] | None = None
     degraded: str = ""
     partial: bool = False
+    change: int = field(default=0, compare=False)
 
 
 @by_position

@@ -14,18 +14,23 @@ import os
 import random
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 
+import orjson
+
 from actors import metrics
+from actors.answers import AnswerCache
 from actors.breaker import Breaker
 from actors.deadline import Deadline
 from actors.errors import DeadlineExceeded, GatherumError, InvalidInput, Overloaded
 from actors.messages import (
     Answer,
+    Change,
     Evidence,
+    Found,
     Health,
     LookupCall,
     Query,
@@ -36,7 +41,7 @@ from actors.messages import (
 from actors.messages import Branch as Report
 from actors.plan import Branch, Call, Calls, Plan, branch, efficiency, fork_join, pipeline, run, scatter_gather
 from actors.search.branches import Batch, Wanted, merge, wanted_of
-from actors.search.encoding import encode_answer, encode_found
+from actors.search.encoding import addressed_to, encode_answer, encode_found
 from config import logs
 from config.settings import OrchestratorSettings
 
@@ -48,6 +53,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+CALM_S: Final = 10.0
+"""How long nothing must have changed for an answer to be kept, s."""
 
 FOLLOW_S: Final = 10.0
 """Longest wait for news of stored lookups, s."""
@@ -62,6 +70,7 @@ _EFFICIENCY = metrics.PROCESS.histogram(
 )
 _ANSWERS = metrics.PROCESS.counter("gatherum_answers_total", "Questions, by what became of them.", "outcome")
 _DEGRADED = metrics.PROCESS.counter("gatherum_degraded_total", "Answers that lack a branch.", "branch")
+_KEPT = metrics.PROCESS.counter("gatherum_cache_total", "Questions, by whether their answer was kept.", "answer")
 _SECONDS = metrics.PROCESS.histogram("gatherum_answer_seconds", "Time of an answer in the orchestrator.")
 _OPEN = metrics.PROCESS.gauge("gatherum_breaker_open", "Whether a target of branches is left alone.", "target")
 _IN_FLIGHT = metrics.PROCESS.gauge("gatherum_questions_in_flight", "Questions in the orchestrator.")
@@ -105,6 +114,8 @@ class Orchestrator:
         self._follower: asyncio.Task[None] | None = None
         self._in_flight = 0
         self._breakers = {"entities": Breaker("The search for names"), "retrieval": Breaker("The search")}
+        self._cache = AnswerCache(int(settings.cache_mb * 1e6))
+        self._changed_at = time.monotonic()
         for name, breaker in self._breakers.items():
             _OPEN.of(name, read=partial(_is_open, breaker))
         _IN_FLIGHT.of(read=lambda: self._in_flight)
@@ -151,8 +162,18 @@ class Orchestrator:
         return await self._ask(questions, deadline, _itself)
 
     async def ask_json(self, questions: list[Question], *, deadline: Deadline) -> list[bytes | GatherumError]:
-        """As `ask_many`, each answer as its JSON form."""
-        return await self._ask(questions, deadline, encode_answer)
+        """As `ask_many`, each answer as its JSON form; one that is kept from before if that is still good."""
+        if not self._cache.on:
+            return await self._ask(questions, deadline, encode_answer)
+        kept = [self._cache.get(_key(question)) for question in questions]
+        asked = [question for question, body in zip(questions, kept, strict=True) if body is None]
+        _KEPT.add("kept", by=len(questions) - len(asked))
+        _KEPT.add("made", by=len(asked))
+        made = iter(await self._ask(asked, deadline, encode_answer))
+        return [
+            next(made) if body is None else addressed_to(body, question.request_id)
+            for question, body in zip(questions, kept, strict=True)
+        ]
 
     async def search_json(self, queries: list[Query], *, deadline: Deadline) -> list[bytes | GatherumError]:
         """Search for each query.
@@ -191,9 +212,13 @@ class Orchestrator:
         if number is None:
             # Drawn before they are read: what changes meanwhile is then news.
             number = await self._database.last_change(deadline=Deadline.after(CALL_S))
+            self._cache.follow([Change(number, "gap")])
         else:
             deadline = Deadline.after(FOLLOW_S + CALL_S)
             changes = await self._database.changes(number, FOLLOW_S, 1000, deadline=deadline)
+            if changes:
+                self._cache.follow(changes)
+                self._changed_at = time.monotonic()
             number = changes[-1].number if changes else number
             if not {change.kind for change in changes} & {"lookups", "sources", "gap"}:
                 return number
@@ -286,11 +311,23 @@ class Orchestrator:
                 log.warning("slow_question", elapsed_ms=answer.elapsed_ms, timeline=timeline(answer.branches))
             if answer.degraded:
                 log.warning("answer_degraded", degraded=answer.degraded, elapsed_ms=answer.elapsed_ms)
-            return form(answer)
+            formed = form(answer)
+            if isinstance(formed, bytes) and self._cache.on:
+                self._keep(question, answer, batch.retrieval.values[index] if batch.retrieval.brought else None, formed)
         except Exception:
             # One odd passage or row must not cost the batch its answers.
             log.exception("answer_not_joined")
             return GatherumError("The answer could not be put together.")
+        return formed
+
+    def _keep(self, question: Question, answer: Answer, found: Found | GatherumError | None, body: bytes) -> None:
+        """Keep an answer that depends on nothing but the documents. Runs in the joining thread."""
+        whole = not answer.partial and not answer.degraded and all(b.status == "ok" for b in answer.branches[:2])
+        alone = all(b.status == "skipped" for b in answer.branches[2:])
+        # The names that are known follow the store by themselves, a little later than the index.
+        calm = time.monotonic() - self._changed_at >= CALM_S
+        if whole and alone and calm and isinstance(found, Found) and found.change:
+            self._cache.put(_key(question), question.collections, found.change, body)
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._joining, work)
@@ -440,6 +477,12 @@ def timeline(branches: Sequence[Report]) -> list[str]:
         f"{each.name} {each.started_ms:.0f}-{each.started_ms + each.elapsed_ms:.0f} ms {each.status}"
         for each in branches
     ]
+
+
+def _key(question: Question) -> Hashable:
+    """Equal for questions that have the same answer."""
+    filters = orjson.dumps(question.filters, option=orjson.OPT_SORT_KEYS)
+    return question.text, question.collections, question.sources, question.limit, filters
 
 
 def _itself(answer: Answer) -> Answer:

@@ -13,7 +13,10 @@ PACKAGES = ("actors", "config", "serve")
 
 BASE = (
     "config",
-    *(f"actors.{name}" for name in ("messages", "errors", "deadline", "breaker", "retries", "metrics", "plan")),
+    *(
+        f"actors.{name}"
+        for name in ("messages", "errors", "deadline", "breaker", "retries", "metrics", "answers", "plan")
+    ),
 )
 PURE = ("actors.egress", "actors.reading", "actors.search", "actors.store", "actors.sql")
 ROLES = tuple(
