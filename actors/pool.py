@@ -150,9 +150,7 @@ class Pool:
     async def _call(self, method: str, *args: Any, deadline: Deadline, **kwargs: Any) -> Any:
         what = self._work
         self._retries.deposit()
-        if time.monotonic() >= self._look_at:
-            self._look_at = time.monotonic() + LOOK_S
-            self._looking = asyncio.create_task(self._look(), name=f"look-{self._family}")
+        self._look_around()
         while True:
             deadline.check(what)
             replica = await self._present(method, deadline)
@@ -197,6 +195,11 @@ class Pool:
             if not done:
                 raise self._away(method, "is not possible at the moment. Try again in a few seconds.")
         return replica
+
+    def _look_around(self) -> None:
+        if time.monotonic() >= self._look_at:
+            self._look_at = time.monotonic() + LOOK_S
+            self._looking = asyncio.create_task(self._look(), name=f"look-{self._family}")
 
     async def _look(self) -> None:
         """Find out which replicas there are now; those that are here already keep what is known of them."""
@@ -346,7 +349,11 @@ async def on_each(role: R, call: Callable[[R], Awaitable[T]]) -> list[T | Gather
         role: a pool, or a plain object (then it is the only replica).
         call: given one replica, typed as the role.
     """
-    alone = [cast("R", role._alone(name)) for name in role._names] if isinstance(role, Pool) else [role]
+    if isinstance(role, Pool):
+        alone = [cast("R", role._alone(name)) for name in role._names]
+        role._look_around()
+    else:
+        alone = [role]
 
     async def one(replica: R) -> T | GatherumError:
         try:

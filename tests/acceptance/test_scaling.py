@@ -1,4 +1,4 @@
-"""Replicas that come and go, what can be seen of all of them, and a stop that drops nothing, while questions are asked."""
+"""Replicas that come and go, what is seen of all of them, and a stop that drops nothing, while questions are asked."""
 
 from __future__ import annotations
 
