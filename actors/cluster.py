@@ -170,6 +170,7 @@ def create_roles(settings: Settings) -> list[tuple[str, ActorHandle[Any]]]:
                 "entities": roles.entities,
                 "database": roles.database,
                 "text_to_sql": bool(settings.model.url) and settings.model.text_to_sql,
+                "tracing": settings.tracing,
             },
         ),
     ]

@@ -42,8 +42,9 @@ from actors.messages import Branch as Report
 from actors.plan import Branch, Call, Calls, Plan, branch, efficiency, fork_join, pipeline, run, scatter_gather
 from actors.search.branches import Batch, Wanted, merge, wanted_of
 from actors.search.encoding import addressed_to, encode_answer, encode_found
+from actors.tracing import UNTRACED, Span, Tracer
 from config import logs
-from config.settings import OrchestratorSettings
+from config.settings import OrchestratorSettings, TracingSettings
 
 if TYPE_CHECKING:
     # Here they are pools; importing spaCy and SQLAlchemy would cost this process its memory for nothing.
@@ -91,6 +92,7 @@ class Orchestrator:
         entities: finds names in questions.
         database: looks up rows.
         text_to_sql: whether a language model is asked for a statement where nothing else asks the sources.
+        tracing: where traces go.
     """
 
     ROLE: ClassVar[str] = "orchestrator"
@@ -104,12 +106,14 @@ class Orchestrator:
         entities: Entities,
         database: Database,
         text_to_sql: bool = False,
+        tracing: TracingSettings = UNTRACED,
     ) -> None:
         self._settings = settings
         self._retrieval = retrieval
         self._entities = entities
         self._database = database
         self._text_to_sql = text_to_sql
+        self._tracer = Tracer(tracing, self.ROLE)
         self._stored: tuple[StoredLookup, ...] = ()
         self._follower: asyncio.Task[None] | None = None
         self._in_flight = 0
@@ -284,11 +288,17 @@ class Orchestrator:
         calls = await run(asked.plan(), asked.last, clock=time.time)
         _note(calls, took, time.time())
         batch = asked.batch(calls)
-        return await self._in_thread(
+        answers = await self._in_thread(
             lambda: [
                 self._join(question, index, until, batch, form) for index, (question, until) in enumerate(accepted)
             ]
         )
+        traced = [question for question, _ in accepted if self._tracer.wants(question.request_id)]
+        if traced:
+            now = time.time()
+            for question in traced:
+                self._tracer.tell(*_spans(question.request_id, calls, len(accepted), took, now))
+        return answers
 
     def _join(
         self, question: Question, index: int, until: Deadline, batch: Batch, form: Callable[[Answer], R]
@@ -460,6 +470,16 @@ def _note(calls: Calls, took: float, now: float) -> None:
             status = "late" if call.ended == math.inf else call.error.code if call.error else "ok"
             _BRANCHES.observe(min(call.ended, now) - call.started, _kind(name), status)
     _EFFICIENCY.observe(efficiency(calls, took, now))
+
+
+def _spans(request_id: str, calls: Calls, questions: int, took: float, now: float) -> list[Span]:
+    """What was done for a question: the batch it was in, and the calls of that."""
+    made = [Span(request_id, "batch", "orchestrator batch", took, now, "", about={"gatherum.questions": questions})]
+    for name, call in calls.items():
+        if call.started is not None:
+            failed = "late" if call.ended == math.inf else call.error.code if call.error else ""
+            made.append(Span(request_id, name, name, call.started, min(call.ended, now), "batch", failed))
+    return made
 
 
 def _kind(branch: str) -> str:

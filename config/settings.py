@@ -459,6 +459,15 @@ class RaySettings(Section):
     dashboard: bool = Field(description="Whether Ray's dashboard is started (on 127.0.0.1).")
 
 
+class TracingSettings(Section):
+    """Traces in OpenTelemetry's form (`actors/tracing.py`)."""
+
+    url: str = Field(
+        description="Of a collector that takes OTLP over HTTP, such as `http://host:4318`; empty for none."
+    )
+    share: float = Field(ge=0, le=1, description="Share of the requests that are traced.")
+
+
 class LogSettings(Section):
     """Log lines."""
 
@@ -483,6 +492,7 @@ class Settings(Section):
     model: ModelSettings
     egress: EgressSettings
     ray: RaySettings
+    tracing: TracingSettings
     logs: LogSettings
 
     @property

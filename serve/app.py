@@ -22,6 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from actors import metrics
 from actors.errors import Overloaded
 from actors.store.blobs import open_blobs
+from actors.tracing import Span, Tracer
 from config import logs
 from config.settings import ApiSettings
 from serve import problems
@@ -63,7 +64,8 @@ def create_app(services: Services) -> FastAPI:
     for module in (ask, documents, extract, jobs, collections, entities, sources, lookups, admin):
         app.include_router(module.router)
     app.state.lanes = lanes = lanes_of(services.settings.api)
-    app.add_middleware(_Envelope, settings=services.settings.api, lanes=lanes)
+    tracer = Tracer(services.settings.tracing, "api")
+    app.add_middleware(_Envelope, settings=services.settings.api, lanes=lanes, tracer=tracer)
     return app
 
 
@@ -93,12 +95,14 @@ class _Envelope:
         app: what answers.
         settings: the bounds.
         lanes: what is under way.
+        tracer: takes the root of each trace.
     """
 
-    def __init__(self, app: ASGIApp, settings: ApiSettings, lanes: Lanes) -> None:
+    def __init__(self, app: ASGIApp, settings: ApiSettings, lanes: Lanes, tracer: Tracer) -> None:
         self._app = app
         self._settings = settings
         self._lanes = lanes
+        self._tracer = tracer
         for lane in lanes:
             _UNDER_WAY.of(lane.what, read=partial(getattr, lane, "inside"))
 
@@ -157,5 +161,11 @@ class _Envelope:
                     took = time.perf_counter() - began
                     _REQUESTS.add(lane.what, str(status))
                     _SECONDS.observe(took, lane.what)
+                    if self._tracer.wants(request_id):
+                        now = time.time()
+                        failed = str(status) if status >= 500 else ""
+                        about = {"http.response.status_code": status}
+                        shown = f"{scope['method']} {scope['path']}"
+                        self._tracer.tell(Span(request_id, "", shown, now - took, now, failed=failed, about=about))
                     told = {"method": scope["method"], "path": scope["path"], "status": status}
                     logs.get().info("request", **told, ms=round(took * 1000, 1))
