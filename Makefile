@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test lint bench clean
+.PHONY: help install run test lint bench bench-load clean
 
 help:
 	@echo "make install   the program into $(VENV), and the system packages it needs"
@@ -16,6 +16,7 @@ help:
 	@echo "make test      lint, types and all tests"
 	@echo "make lint      ruff and mypy alone"
 	@echo "make bench     the benchmarks (minutes)"
+	@echo "make bench-load  the system under load (half an hour; LIBRARY=folder keeps what it asks)"
 	@echo "make clean     remove $(VENV), caches and the example library, but no data"
 
 install: $(VENV)/.installed
@@ -46,6 +47,12 @@ bench: $(VENV)/.installed-dev
 	$(BIN)/python -m benchmarks.entities
 	$(BIN)/python -m benchmarks.ask
 	$(BIN)/python -m benchmarks.sql
+
+# The corpus is ingested once; later runs use it again.
+LIBRARY ?= build/load
+bench-load: $(VENV)/.installed-dev
+	$(BIN)/python -m benchmarks.library $(LIBRARY) --vectors $(LIBRARY).vectors
+	$(BIN)/python -m benchmarks.overload $(LIBRARY) --out load.json
 
 clean:
 	rm -rf $(VENV) build dist examples/library .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -20,6 +20,7 @@ from ray import _raylet
 from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, RayActorError
 
+from actors import metrics
 from actors.database import Database
 from actors.deadline import Deadline
 from actors.entities import Entities
@@ -29,7 +30,7 @@ from actors.messages import Health
 from actors.node import TOKEN, Node, Running, ensure_token, start_node, stop_node
 from actors.orchestrator import Orchestrator
 from actors.pdf import Pdf
-from actors.pool import NAMESPACE, Pool, on_each, pool_of, replica_name
+from actors.pool import NAMESPACE, Pool, names_of, on_each, pool_of, replica_name, replica_of
 from actors.retrieval import Retriever
 from actors.search.placement import WHOLE, Shard
 from actors.shards import Shards
@@ -40,6 +41,9 @@ from config.settings import LogSettings, Settings
 START_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 30.0
 DRAIN_S = 5.0
+
+SCALABLE = ("orchestrator", "retrieval", "entities", "pdf")
+"""Roles whose number of replicas can be changed while they run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +78,8 @@ class Roles:
         """Pools of the actors that are there in the connected cluster."""
         found: dict[str, list[int]] = {}
         for entry in ray.util.list_named_actors(all_namespaces=True):
-            role, dash, index = entry["name"].rpartition("-")
-            if entry["namespace"] == NAMESPACE and dash and index.isdecimal():
-                found.setdefault(role, []).append(int(index))
+            if entry["namespace"] == NAMESPACE and (role := replica_of(entry["name"])):
+                found.setdefault(role, []).append(int(entry["name"].rpartition("-")[2]))
 
         def indexes(role: type[Any], shard: str = "") -> tuple[int, ...]:
             return tuple(sorted(found.get(f"{role.ROLE}{shard}", [0])))
@@ -167,6 +170,7 @@ def create_roles(settings: Settings) -> list[tuple[str, ActorHandle[Any]]]:
                 "entities": roles.entities,
                 "database": roles.database,
                 "text_to_sql": bool(settings.model.url) and settings.model.text_to_sql,
+                "tracing": settings.tracing,
             },
         ),
     ]
@@ -209,6 +213,33 @@ def wait_for_roles(started: list[tuple[str, ActorHandle[Any]]]) -> None:
             raise Unavailable(f"The {name} role did not start within {START_TIMEOUT_S:g} s.") from None
 
 
+def scale_roles(settings: Settings, counts: Mapping[str, int]) -> None:
+    """Have so many replicas of some roles from now on; the others stay as they are.
+
+    New replicas are waited for. Those that are too many are removed, and the calls on them are made again elsewhere.
+
+    Args:
+        settings: those that the system was started with.
+        counts: replicas by role, of `SCALABLE`.
+
+    Raises:
+        Unavailable: a replica could not start.
+    """
+    roles = Roles.running()
+    before = {role: len(names_of(getattr(roles, role))) for role in SCALABLE}
+    # Actors that are there already are only looked up.
+    sections = {
+        role: getattr(settings, role).model_copy(update={"replicas": counts.get(role, before[role])})
+        for role in SCALABLE
+    }
+    settings = settings.model_copy(update=sections)
+    wait_for_roles(create_roles(settings))
+    for role, count in counts.items():
+        for index in range(count, before[role]):
+            with contextlib.suppress(ValueError):
+                ray.kill(ray.get_actor(replica_name(role, index), namespace=NAMESPACE), no_restart=True)
+
+
 def stop_roles() -> None:
     """Stop the roles that run, those that accept work first, and remove their actors."""
     roles = Roles.running()
@@ -219,21 +250,34 @@ def stop_roles() -> None:
             # The last, when nobody asks it any more: so it can close its connections, and a server has no complaint.
             with contextlib.suppress(GatherumError):
                 asyncio.run(on_each(pool, lambda role: role.drain(deadline=Deadline.after(DRAIN_S))))
-        for replica in pool._replicas:
+        for name in names_of(pool):
             with contextlib.suppress(ValueError):
-                ray.kill(ray.get_actor(replica.name, namespace=NAMESPACE), no_restart=True)
+                ray.kill(ray.get_actor(name, namespace=NAMESPACE), no_restart=True)
 
 
 async def health(roles: Roles, *, deadline: Deadline) -> dict[str, Health | GatherumError]:
     """The state of every replica, by actor name; a replica that does not answer is there with its error."""
 
     async def ask(pool: Any) -> list[tuple[str, Health | GatherumError]]:
-        answers = await on_each(pool, lambda role: role.health(deadline=deadline))
-        return [(replica.name, answer) for replica, answer in zip(pool._replicas, answers, strict=True)]
+        names = names_of(pool)
+        return [*zip(names, await on_each(pool, lambda role: role.health(deadline=deadline)), strict=True)]
 
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(ask(pool)) for pool in roles]
     return dict(item for task in tasks for item in task.result())
+
+
+async def measures(roles: Roles, *, deadline: Deadline) -> dict[str, dict[str, metrics.Family]]:
+    """The metrics of every replica that answers, by actor name."""
+
+    async def ask(pool: Any) -> list[tuple[str, dict[str, metrics.Family] | GatherumError]]:
+        names = names_of(pool)
+        return [*zip(names, await on_each(pool, lambda role: role.metrics(deadline=deadline)), strict=True)]
+
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(ask(pool)) for pool in roles]
+    answers = [answer for task in tasks for answer in task.result()]
+    return {name: answer for name, answer in answers if not isinstance(answer, GatherumError)}
 
 
 def _hosted(role: type[Any]) -> type[Any]:
@@ -248,8 +292,12 @@ def _hosted(role: type[Any]) -> type[Any]:
         ) -> None:
             logs.configure(log_settings, role=role.ROLE)
             super().__init__(*args, **kwargs)
+            self._watching_loop = asyncio.create_task(metrics.watch_loop(), name="loop-lag")
             await self.start()
             logs.get().info("role_started", pid=os.getpid())
+
+        async def metrics(self, *, deadline: Deadline) -> dict[str, metrics.Family]:
+            return metrics.PROCESS.families()
 
     Hosted.__name__ = Hosted.__qualname__ = role.__name__
     return Hosted

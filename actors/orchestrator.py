@@ -9,21 +9,28 @@ costs the sources nothing.
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import random
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 
+import orjson
+
+from actors import metrics
+from actors.answers import AnswerCache
 from actors.breaker import Breaker
 from actors.deadline import Deadline
 from actors.errors import DeadlineExceeded, GatherumError, InvalidInput, Overloaded
 from actors.messages import (
     Answer,
+    Change,
     Evidence,
+    Found,
     Health,
     LookupCall,
     Query,
@@ -31,11 +38,13 @@ from actors.messages import (
     Source,
     StoredLookup,
 )
-from actors.plan import Branch, Call, Calls, Plan, branch, fork_join, pipeline, run, scatter_gather
+from actors.messages import Branch as Report
+from actors.plan import Branch, Call, Calls, Plan, branch, efficiency, fork_join, pipeline, run, scatter_gather
 from actors.search.branches import Batch, Wanted, merge, wanted_of
-from actors.search.encoding import encode_answer, encode_found
+from actors.search.encoding import addressed_to, encode_answer, encode_found
+from actors.tracing import UNTRACED, Span, Tracer
 from config import logs
-from config.settings import OrchestratorSettings
+from config.settings import OrchestratorSettings, TracingSettings
 
 if TYPE_CHECKING:
     # Here they are pools; importing spaCy and SQLAlchemy would cost this process its memory for nothing.
@@ -46,8 +55,26 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 R = TypeVar("R")
 
+CALM_S: Final = 10.0
+"""How long nothing must have changed for an answer to be kept, s."""
+
 FOLLOW_S: Final = 10.0
 """Longest wait for news of stored lookups, s."""
+
+_BRANCHES = metrics.PROCESS.histogram(
+    "gatherum_branch_seconds", "Time of the calls that answers are made of, by what became of them.", "branch", "status"
+)
+_EFFICIENCY = metrics.PROCESS.histogram(
+    "gatherum_parallel_efficiency",
+    "Time of all branches of a batch together, in times of what the batch took.",
+    bounds=metrics.TIMES,
+)
+_ANSWERS = metrics.PROCESS.counter("gatherum_answers_total", "Questions, by what became of them.", "outcome")
+_DEGRADED = metrics.PROCESS.counter("gatherum_degraded_total", "Answers that lack a branch.", "branch")
+_KEPT = metrics.PROCESS.counter("gatherum_cache_total", "Questions, by whether their answer was kept.", "answer")
+_SECONDS = metrics.PROCESS.histogram("gatherum_answer_seconds", "Time of an answer in the orchestrator.")
+_OPEN = metrics.PROCESS.gauge("gatherum_breaker_open", "Whether a target of branches is left alone.", "target")
+_IN_FLIGHT = metrics.PROCESS.gauge("gatherum_questions_in_flight", "Questions in the orchestrator.")
 
 CALL_S: Final = 30.0
 """Budget of one read from the store, s."""
@@ -65,6 +92,7 @@ class Orchestrator:
         entities: finds names in questions.
         database: looks up rows.
         text_to_sql: whether a language model is asked for a statement where nothing else asks the sources.
+        tracing: where traces go.
     """
 
     ROLE: ClassVar[str] = "orchestrator"
@@ -78,16 +106,23 @@ class Orchestrator:
         entities: Entities,
         database: Database,
         text_to_sql: bool = False,
+        tracing: TracingSettings = UNTRACED,
     ) -> None:
         self._settings = settings
         self._retrieval = retrieval
         self._entities = entities
         self._database = database
         self._text_to_sql = text_to_sql
+        self._tracer = Tracer(tracing, self.ROLE)
         self._stored: tuple[StoredLookup, ...] = ()
         self._follower: asyncio.Task[None] | None = None
         self._in_flight = 0
         self._breakers = {"entities": Breaker("The search for names"), "retrieval": Breaker("The search")}
+        self._cache = AnswerCache(int(settings.cache_mb * 1e6))
+        self._changed_at = time.monotonic()
+        for name, breaker in self._breakers.items():
+            _OPEN.of(name, read=partial(_is_open, breaker))
+        _IN_FLIGHT.of(read=lambda: self._in_flight)
         # One thread: choosing and encoding hold the interpreter anyway, they must only not hold the loop.
         self._joining = ThreadPoolExecutor(1, thread_name_prefix="join")
         self._log = logs.get()
@@ -131,8 +166,18 @@ class Orchestrator:
         return await self._ask(questions, deadline, _itself)
 
     async def ask_json(self, questions: list[Question], *, deadline: Deadline) -> list[bytes | GatherumError]:
-        """As `ask_many`, each answer as its JSON form."""
-        return await self._ask(questions, deadline, encode_answer)
+        """As `ask_many`, each answer as its JSON form; one that is kept from before if that is still good."""
+        if not self._cache.on:
+            return await self._ask(questions, deadline, encode_answer)
+        kept = [self._cache.get(_key(question)) for question in questions]
+        asked = [question for question, body in zip(questions, kept, strict=True) if body is None]
+        _KEPT.add("kept", by=len(questions) - len(asked))
+        _KEPT.add("made", by=len(asked))
+        made = iter(await self._ask(asked, deadline, encode_answer))
+        return [
+            next(made) if body is None else addressed_to(body, question.request_id)
+            for question, body in zip(questions, kept, strict=True)
+        ]
 
     async def search_json(self, queries: list[Query], *, deadline: Deadline) -> list[bytes | GatherumError]:
         """Search for each query.
@@ -171,9 +216,13 @@ class Orchestrator:
         if number is None:
             # Drawn before they are read: what changes meanwhile is then news.
             number = await self._database.last_change(deadline=Deadline.after(CALL_S))
+            self._cache.follow([Change(number, "gap")])
         else:
             deadline = Deadline.after(FOLLOW_S + CALL_S)
             changes = await self._database.changes(number, FOLLOW_S, 1000, deadline=deadline)
+            if changes:
+                self._cache.follow(changes)
+                self._changed_at = time.monotonic()
             number = changes[-1].number if changes else number
             if not {change.kind for change in changes} & {"lookups", "sources", "gap"}:
                 return number
@@ -236,12 +285,20 @@ class Orchestrator:
             text_to_sql=self._text_to_sql,
             breakers=self._breakers,
         )
-        batch = asked.batch(await run(asked.plan(), asked.last, clock=time.time))
-        return await self._in_thread(
+        calls = await run(asked.plan(), asked.last, clock=time.time)
+        _note(calls, took, time.time())
+        batch = asked.batch(calls)
+        answers = await self._in_thread(
             lambda: [
                 self._join(question, index, until, batch, form) for index, (question, until) in enumerate(accepted)
             ]
         )
+        traced = [question for question, _ in accepted if self._tracer.wants(question.request_id)]
+        if traced:
+            now = time.time()
+            for question in traced:
+                self._tracer.tell(*_spans(question.request_id, calls, len(accepted), took, now))
+        return answers
 
     def _join(
         self, question: Question, index: int, until: Deadline, batch: Batch, form: Callable[[Answer], R]
@@ -252,15 +309,35 @@ class Orchestrator:
             answer = merge(question, index, batch, until=until.at, now=time.time(), sentences=self._settings.sentences)
             if isinstance(answer, GatherumError):
                 log.debug("question_failed", code=answer.code, error=answer.detail)
+                _ANSWERS.add(answer.code)
                 return answer
             log.debug("question_answered", elapsed_ms=answer.elapsed_ms, sentences=len(answer.sentences))
+            _ANSWERS.add("partial" if answer.partial else "whole")
+            _SECONDS.observe(answer.elapsed_ms / 1000)
+            for branch in answer.branches:
+                if branch.status not in ("ok", "skipped"):
+                    _DEGRADED.add(_kind(branch.name))
+            if answer.elapsed_ms >= self._settings.slow_ms:
+                log.warning("slow_question", elapsed_ms=answer.elapsed_ms, timeline=timeline(answer.branches))
             if answer.degraded:
                 log.warning("answer_degraded", degraded=answer.degraded, elapsed_ms=answer.elapsed_ms)
-            return form(answer)
+            formed = form(answer)
+            if isinstance(formed, bytes) and self._cache.on:
+                self._keep(question, answer, batch.retrieval.values[index] if batch.retrieval.brought else None, formed)
         except Exception:
             # One odd passage or row must not cost the batch its answers.
             log.exception("answer_not_joined")
             return GatherumError("The answer could not be put together.")
+        return formed
+
+    def _keep(self, question: Question, answer: Answer, found: Found | GatherumError | None, body: bytes) -> None:
+        """Keep an answer that depends on nothing but the documents. Runs in the joining thread."""
+        whole = not answer.partial and not answer.degraded and all(b.status == "ok" for b in answer.branches[:2])
+        alone = all(b.status == "skipped" for b in answer.branches[2:])
+        # The names that are known follow the store by themselves, a little later than the index.
+        calm = time.monotonic() - self._changed_at >= CALM_S
+        if whole and alone and calm and isinstance(found, Found) and found.change:
+            self._cache.put(_key(question), question.collections, found.change, body)
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._joining, work)
@@ -385,6 +462,47 @@ async def _evidence(
 
 async def _write_sql(database: Database, asked: list[Any], deadline: Deadline) -> Sequence[Evidence | GatherumError]:
     return await database.write_sql_many(asked, deadline=deadline)
+
+
+def _note(calls: Calls, took: float, now: float) -> None:
+    for name, call in calls.items():
+        if call.started is not None:
+            status = "late" if call.ended == math.inf else call.error.code if call.error else "ok"
+            _BRANCHES.observe(min(call.ended, now) - call.started, _kind(name), status)
+    _EFFICIENCY.observe(efficiency(calls, took, now))
+
+
+def _spans(request_id: str, calls: Calls, questions: int, took: float, now: float) -> list[Span]:
+    """What was done for a question: the batch it was in, and the calls of that."""
+    made = [Span(request_id, "batch", "orchestrator batch", took, now, "", about={"gatherum.questions": questions})]
+    for name, call in calls.items():
+        if call.started is not None:
+            failed = "late" if call.ended == math.inf else call.error.code if call.error else ""
+            made.append(Span(request_id, name, name, call.started, min(call.ended, now), "batch", failed))
+    return made
+
+
+def _kind(branch: str) -> str:
+    """Of a branch, without the name of a source or the place of a question: labels must be few."""
+    return branch.partition(":")[0]
+
+
+def _is_open(breaker: Breaker) -> float:
+    return float(breaker.open)
+
+
+def timeline(branches: Sequence[Report]) -> list[str]:
+    """When each branch ran, for a log: `retrieval 0-41 ms ok`."""
+    return [
+        f"{each.name} {each.started_ms:.0f}-{each.started_ms + each.elapsed_ms:.0f} ms {each.status}"
+        for each in branches
+    ]
+
+
+def _key(question: Question) -> Hashable:
+    """Equal for questions that have the same answer."""
+    filters = orjson.dumps(question.filters, option=orjson.OPT_SORT_KEYS)
+    return question.text, question.collections, question.sources, question.limit, filters
 
 
 def _itself(answer: Answer) -> Answer:

@@ -20,6 +20,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RayTaskError, TaskCancelledError
 
+from actors import metrics
 from actors.deadline import Deadline
 from actors.errors import DeadlineExceeded, GatherumError, Unavailable
 from actors.retries import RetryBudget
@@ -31,6 +32,9 @@ FIRST_PAUSE_S = 0.05
 LONGEST_PAUSE_S = 1.0
 READY_S = 10.0
 """How long one look waits for a replica that is being started, s."""
+
+LOOK_S = 5.0
+"""How often a pool that is used looks which replicas there are, s."""
 
 STREAM_BUFFER = 8
 """Items a streaming call may be ahead of its reader."""
@@ -44,6 +48,13 @@ WORK = {
     "orchestrator": "the answer",
 }
 """What the roles do, for clients, who know nothing of their methods."""
+
+
+_CALLS = metrics.PROCESS.counter("gatherum_calls_total", "Remote calls, by what became of them.", "role", "outcome")
+_RETRIES = metrics.PROCESS.counter(
+    "gatherum_retries_total", "Calls that were lost, by whether they were made again.", "role", "made"
+)
+_LOST = metrics.PROCESS.counter("gatherum_replicas_lost_total", "Times that a replica was found gone.", "role")
 
 
 class Role(Protocol):
@@ -60,6 +71,12 @@ T = TypeVar("T")
 def replica_name(role: str, index: int, *, shard: int | None = None) -> str:
     """Name of a replica's actor in the namespace: `retrieval-0`, or `retrieval.1-0` for one of shard 1."""
     return f"{role}-{index}" if shard is None else f"{role}.{shard}-{index}"
+
+
+def replica_of(name: str) -> str:
+    """What an actor is a replica of: `retrieval` of `retrieval-0`; empty for the name of something else."""
+    family, dash, index = name.rpartition("-")
+    return family if dash and index.isdecimal() else ""
 
 
 class _Replica:
@@ -81,27 +98,42 @@ class _Replica:
 class Pool:
     """Forwards each method as a remote call. See the module's docstring.
 
+    Replicas that come and go (`gatherum scale`) are noticed within `LOOK_S` of a call.
+
     Args:
         role: name of the role.
         idempotent: methods that may be repeated.
         streaming: methods that are async generators.
         names: of the replicas' actors.
+        fixed: whether it is these replicas and no others.
     """
 
     def __init__(
-        self, role: str, idempotent: frozenset[str], streaming: frozenset[str], names: tuple[str, ...]
+        self,
+        role: str,
+        idempotent: frozenset[str],
+        streaming: frozenset[str],
+        names: tuple[str, ...],
+        *,
+        fixed: bool = False,
     ) -> None:
         self._role = role
         self._idempotent = idempotent
         self._streaming = streaming
-        self._names = names
         self._work = WORK.get(role, f"the work of the {role} role")
         self._replicas = [_Replica(name) for name in names]
         self._retries = RetryBudget(time.monotonic)
+        self._family = names[0].rpartition("-")[0]
+        self._look_at = float("inf") if fixed else time.monotonic() + LOOK_S
+        self._looking: asyncio.Task[None] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Calls in flight and handles belong to one process.
         return (Pool, (self._role, self._idempotent, self._streaming, self._names))
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        return tuple(replica.name for replica in self._replicas)
 
     def __getattr__(self, method: str) -> Any:
         if method.startswith("_"):
@@ -113,11 +145,12 @@ class Pool:
         return bound
 
     def _alone(self, name: str) -> Pool:
-        return Pool(self._role, self._idempotent, self._streaming, (name,))
+        return Pool(self._role, self._idempotent, self._streaming, (name,), fixed=True)
 
     async def _call(self, method: str, *args: Any, deadline: Deadline, **kwargs: Any) -> Any:
         what = self._work
         self._retries.deposit()
+        self._look_around()
         while True:
             deadline.check(what)
             replica = await self._present(method, deadline)
@@ -129,13 +162,16 @@ class Pool:
                     handle = await deadline.run(self._find(replica), what)
                 return await self._attempt(handle, method, args, kwargs, deadline)
             except RayTaskError as error:
+                _CALLS.add(self._role, "error")
                 raise _cause(error, f"{self._role}.{method}", what) from None
             except (RayActorError, ActorUnavailableError) as error:
                 self._lost(replica)
                 if method not in self._idempotent:
                     # It may or may not have run; only the caller can find out.
                     raise self._away(method, "broke off. Try again.", error) from error
-                if not self._retries.withdraw():
+                paid = self._retries.withdraw()
+                _RETRIES.add(self._role, "yes" if paid else "no")
+                if not paid:
                     raise self._away(method, "broke off, as too much else does. Try again.", error) from error
             except ValueError:
                 # No actor of that name: it is being created, or the system is down. Nothing was begun.
@@ -160,6 +196,30 @@ class Pool:
                 raise self._away(method, "is not possible at the moment. Try again in a few seconds.")
         return replica
 
+    def _look_around(self) -> None:
+        if time.monotonic() >= self._look_at:
+            self._look_at = time.monotonic() + LOOK_S
+            self._looking = asyncio.create_task(self._look(), name=f"look-{self._family}")
+
+    async def _look(self) -> None:
+        """Find out which replicas there are now; those that are here already keep what is known of them."""
+        try:
+            listed = await asyncio.to_thread(ray.util.list_named_actors, all_namespaces=True)
+        except RayError:
+            return
+        names = sorted(
+            entry["name"]
+            for entry in listed
+            if entry["namespace"] == NAMESPACE and replica_of(entry["name"]) == self._family
+        )
+        known = {replica.name: replica for replica in self._replicas}
+        if names and set(names) != set(known):
+            logs.get().info("replicas_changed", role=self._role, replicas=names)
+            self._replicas = [known[name] if name in known else _Replica(name) for name in names]
+            for name, gone in known.items():
+                if name not in names and gone.returning is not None:
+                    gone.returning.cancel()
+
     def _lost(self, replica: _Replica) -> None:
         """A call to it was lost: no other is sent there until it is found again, which one look at a time finds out.
 
@@ -167,6 +227,7 @@ class Pool:
         """
         replica.handle = None
         if replica.returning is None:
+            _LOST.add(self._role)
             replica.returning = asyncio.create_task(self._await_return(replica), name=f"return-{replica.name}")
 
     async def _await_return(self, replica: _Replica) -> None:
@@ -199,11 +260,14 @@ class Pool:
     ) -> Any:
         ref = getattr(handle, method).remote(*args, deadline=deadline, **kwargs)
         try:
-            return await deadline.run(ref, self._work)
+            value = await deadline.run(ref, self._work)
         except (DeadlineExceeded, asyncio.CancelledError):
             # Awaiting less does not stop the remote half.
             _cancel(ref)
+            _CALLS.add(self._role, "given up")
             raise
+        _CALLS.add(self._role, "ok")
+        return value
 
     async def _stream(self, method: str, *args: Any, deadline: Deadline, **kwargs: Any) -> AsyncIterator[Any]:
         what = self._work
@@ -285,7 +349,11 @@ async def on_each(role: R, call: Callable[[R], Awaitable[T]]) -> list[T | Gather
         role: a pool, or a plain object (then it is the only replica).
         call: given one replica, typed as the role.
     """
-    alone = [cast("R", role._alone(name)) for name in role._names] if isinstance(role, Pool) else [role]
+    if isinstance(role, Pool):
+        alone = [cast("R", role._alone(name)) for name in role._names]
+        role._look_around()
+    else:
+        alone = [role]
 
     async def one(replica: R) -> T | GatherumError:
         try:

@@ -285,6 +285,7 @@ class Retriever:
 
         # Work that waited here until nobody wants it any more would make the next wait longer still.
         deadline.check("the search")
+        change = self._change  # before: what comes meanwhile may or may not be found
         settings = self._settings
         weights = self._weights()
         hows = encoded.hows if encoded else [None] * len(queries)
@@ -311,7 +312,7 @@ class Retriever:
                 found.append(passages)
                 continue
             why = encoded.trouble[place] if encoded else index.trouble if query.mode != "lexical" else ""
-            found.append(Found(tuple(passages), hows[place], degraded_by(hows[place], why)))
+            found.append(Found(tuple(passages), hows[place], degraded_by(hows[place], why), change=change))
         return found
 
     def _weights(self) -> dict[How | None, float]:

@@ -52,7 +52,7 @@ class Shards(Pool):
     def __init__(self, shards: Sequence[Pool]) -> None:
         first = shards[0]
         names = tuple(replica.name for shard in shards for replica in shard._replicas)
-        super().__init__(first._role, first._idempotent, first._streaming, names)
+        super().__init__(first._role, first._idempotent, first._streaming, names, fixed=True)
         self._shards = tuple(shards)
 
     def __reduce__(self) -> tuple[Any, ...]:

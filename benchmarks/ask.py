@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -86,12 +86,17 @@ async def _ingest(url: str, report: bulk.Report) -> None:
         await bulk.ingest(client, report, collection="cranfield")
 
 
-@contextlib.contextmanager
-def constant(size: int) -> Iterator[str]:
+def constant(size: int) -> contextlib.AbstractContextManager[str]:
     """A plain uvicorn that answers so many bytes."""
+    return served("benchmarks.constant:app", {"CONSTANT_BYTES": str(size)})
+
+
+@contextlib.contextmanager
+def served(app: str, environment: Mapping[str, str]) -> Iterator[str]:
+    """A plain uvicorn with an application; gives its URL once `/ready` says yes."""
     port = free_port()
-    command = [sys.executable, "-m", "uvicorn", "benchmarks.constant:app", "--port", str(port), "--no-access-log"]
-    process = subprocess.Popen([*command, "--log-level", "warning"], env=os.environ | {"CONSTANT_BYTES": str(size)})
+    command = [sys.executable, "-m", "uvicorn", app, "--port", str(port), "--no-access-log", "--log-level", "warning"]
+    process = subprocess.Popen(command, env={**os.environ, **environment})
     try:
         while not answers(f"http://127.0.0.1:{port}/ready"):
             if process.poll() is not None:

@@ -1,9 +1,14 @@
-"""A closed-loop HTTP load generator: each connection sends its next request when the answer to the last has come.
+"""An HTTP load generator, in closed loop or in open loop.
+
+In closed loop each connection sends its next request when the answer to the last has come. In open loop requests come
+at a given rate whatever becomes of them (Poisson arrivals), and a latency counts from when a request should have been
+sent: what waits here because the system under test is slow is not forgotten.
 
 It is written on asyncio protocols, with hand-made HTTP/1.1, so that it takes a small part of a core that it shares with
 the system under test: a client library would be what is measured.
 
     python -m benchmarks.load http://127.0.0.1:8000/v1/ask --body '{"question": "Which moon has lakes?"}'
+    python -m benchmarks.load http://127.0.0.1:8000/v1/ask --body '{"question": "Which moon has lakes?"}' --rate 300
 """
 
 from __future__ import annotations
@@ -12,10 +17,11 @@ import argparse
 import asyncio
 import itertools
 import json
+import random
 import re
 import time
 from array import array
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -41,6 +47,8 @@ class Result:
         latencies_ms: of good answers.
         per_connection: good answers of each connection.
         bytes_mean: mean size of the bodies of good answers.
+        refusals_ms: latencies of answers with 429 or 503.
+        unsent: requests of an open loop that found no free connection in all of its time.
     """
 
     seconds: float
@@ -50,6 +58,8 @@ class Result:
     latencies_ms: np.ndarray[Any, np.dtype[np.float64]]
     per_connection: tuple[int, ...]
     bytes_mean: float
+    refusals_ms: np.ndarray[Any, np.dtype[np.float64]]
+    unsent: int = 0
 
     @property
     def requests(self) -> int:
@@ -74,7 +84,11 @@ class Result:
             "requests_per_s": round(self.rate, 1),
             "errors": self.errors,
             "marked": self.marked,
+            "mean_ms": round(float(self.latencies_ms.mean()), 1) if self.requests else 0.0,
             **{f"p{share}_ms": round(self.percentile(share), 1) for share in (50, 90, 99)},
+            "refused": len(self.refusals_ms),
+            "refused_p99_ms": round(float(np.percentile(self.refusals_ms, 99)), 1) if len(self.refusals_ms) else 0.0,
+            "unsent": self.unsent,
             "per_connection": {
                 "min": min(self.per_connection),
                 "median": float(np.median(self.per_connection)),
@@ -92,6 +106,7 @@ class _Tally:
         self.counting = False
         self.stopping = False
         self.latencies = array("d")
+        self.refusals = array("d")
         self.errors: Counter[str] = Counter()
         self.marked = 0
         self.bytes = 0
@@ -102,17 +117,20 @@ class _Tally:
             self.bytes += len(body)
             self.marked += self.mark is not None and self.mark in body
 
-    def bad(self, reason: str) -> None:
+    def bad(self, reason: str, seconds: float | None = None) -> None:
         if self.counting:
             self.errors[reason] += 1
+            if seconds is not None and reason in ("429", "503"):
+                self.refusals.append(seconds * 1000)
 
 
 class _Connection(asyncio.Protocol):
     """One connection. Sends, reads, sends again; `closed` is set when it will do no more."""
 
-    def __init__(self, requests: Iterator[bytes], tally: _Tally) -> None:
+    def __init__(self, requests: Iterator[bytes], tally: _Tally, schedule: _Schedule | None) -> None:
         self._requests = requests
         self._tally = tally
+        self._schedule = schedule
         self._buffer = bytearray()
         self._wanted = -1  # bytes of the whole answer; -1 until its head is here; 0 where its end says so itself
         self._body_at = 0
@@ -122,7 +140,7 @@ class _Connection(asyncio.Protocol):
 
     def connection_made(self, transport: Any) -> None:
         self._transport = transport
-        self._send()
+        self._next()
 
     def data_received(self, data: bytes) -> None:
         buffer = self._buffer
@@ -147,7 +165,7 @@ class _Connection(asyncio.Protocol):
             self._tally.good(time.perf_counter() - self._sent, bytes(buffer[self._body_at : self._wanted]))
             self.answers += self._tally.counting
         else:
-            self._tally.bad(status.decode("ascii", "replace"))
+            self._tally.bad(status.decode("ascii", "replace"), time.perf_counter() - self._sent)
         last = _CLOSE.search(buffer, 0, self._body_at) is not None
         buffer.clear()
         self._wanted = -1
@@ -155,9 +173,11 @@ class _Connection(asyncio.Protocol):
         if self._tally.stopping or last:
             self._transport.close()
         else:
-            self._send()
+            self._next()
 
     def connection_lost(self, error: Exception | None) -> None:
+        if self._schedule is not None:
+            self._schedule.gone(self)
         if self._sent and not self._tally.stopping:
             self._tally.bad("connection_lost")
         self.closed.set()
@@ -165,9 +185,55 @@ class _Connection(asyncio.Protocol):
     def stop(self) -> None:
         self._transport.abort()
 
-    def _send(self) -> None:
-        self._sent = time.perf_counter()
+    def send(self, since: float) -> None:
+        """Send a request that is due since then."""
+        self._sent = since
         self._transport.write(next(self._requests))
+
+    def _next(self) -> None:
+        if self._schedule is None:
+            self.send(time.perf_counter())
+        else:
+            self._schedule.free(self)
+
+
+class _Schedule:
+    """When the requests of an open loop are due, and which connection sends them.
+
+    Args:
+        rate: requests a second.
+    """
+
+    def __init__(self, rate: float) -> None:
+        self._rate = rate
+        self._due: deque[float] = deque()
+        self._free: dict[_Connection, None] = {}
+        self._dice = random.Random(0)
+
+    @property
+    def waiting(self) -> int:
+        """Requests that are due and not sent."""
+        return len(self._due)
+
+    async def go(self, tally: _Tally) -> None:
+        at = time.perf_counter()
+        while not tally.stopping:
+            at += self._dice.expovariate(self._rate)
+            if (wait := at - time.perf_counter()) > 0:
+                await asyncio.sleep(wait)
+            self._due.append(at)
+            while self._due and self._free:
+                connection, _ = self._free.popitem()
+                connection.send(self._due.popleft())
+
+    def free(self, connection: _Connection) -> None:
+        if self._due:
+            connection.send(self._due.popleft())
+        else:
+            self._free[connection] = None
+
+    def gone(self, connection: _Connection) -> None:
+        self._free.pop(connection, None)
 
 
 def run(
@@ -179,6 +245,7 @@ def run(
     warm_up_s: float = 2.0,
     mark: bytes | None = None,
     queries: Sequence[str] = (),
+    rate: float | None = None,
 ) -> Result:
     """POST the JSON bodies in turn, from all connections at once, for so long.
 
@@ -190,8 +257,9 @@ def run(
         seconds: measured time.
         warm_up_s: time before measuring.
         mark: bytes whose presence in an answer is counted, such as `"partial":true`.
+        rate: requests a second, in open loop; None for a closed one.
     """
-    return uvloop.run(_run(url, bodies, connections, seconds, warm_up_s, mark, queries))
+    return uvloop.run(_run(url, bodies, connections, seconds, warm_up_s, mark, queries, rate))
 
 
 async def _run(
@@ -202,6 +270,7 @@ async def _run(
     warm_up_s: float,
     mark: bytes | None,
     queries: Sequence[str],
+    rate: float | None,
 ) -> Result:
     place = urlsplit(url)
     host, port = place.hostname or "127.0.0.1", place.port or 80
@@ -216,11 +285,13 @@ async def _run(
     answers = [0] * connections
     live: set[_Connection] = set()
     loop = asyncio.get_running_loop()
+    schedule = _Schedule(rate) if rate else None
+    sending = asyncio.create_task(schedule.go(tally)) if schedule else None
 
     async def keep_open(number: int) -> None:
         while not tally.stopping:
             try:
-                _, connection = await loop.create_connection(lambda: _Connection(requests, tally), host, port)
+                _, connection = await loop.create_connection(lambda: _Connection(requests, tally, schedule), host, port)
             except OSError as error:
                 tally.bad(f"connect: {error.strerror or type(error).__name__}")
                 await asyncio.sleep(0.1)
@@ -241,9 +312,15 @@ async def _run(
     for connection in list(live):
         connection.stop()
     await asyncio.gather(*tasks)
+    if sending:
+        sending.cancel()
     latencies = np.frombuffer(tally.latencies, dtype=np.float64)
     mean = tally.bytes / len(latencies) if len(latencies) else 0.0
-    return Result(elapsed, connections, dict(tally.errors), tally.marked, latencies, tuple(answers), mean)
+    refusals = np.frombuffer(tally.refusals, dtype=np.float64)
+    unsent = schedule.waiting if schedule else 0
+    return Result(
+        elapsed, connections, dict(tally.errors), tally.marked, latencies, tuple(answers), mean, refusals, unsent
+    )
 
 
 def main() -> None:
@@ -253,9 +330,11 @@ def main() -> None:
     parser.add_argument("--body", action="append", required=True, help="JSON to post; may be repeated")
     parser.add_argument("--connections", type=int, default=256)
     parser.add_argument("--seconds", type=float, default=30.0)
+    parser.add_argument("--rate", type=float, help="requests a second, in open loop")
     given = parser.parse_args()
     bodies = [body.encode() for body in given.body]
-    print(json.dumps(run(given.url, bodies, connections=given.connections, seconds=given.seconds).to_json(), indent=2))
+    result = run(given.url, bodies, connections=given.connections, seconds=given.seconds, rate=given.rate)
+    print(json.dumps(result.to_json(), indent=2))
 
 
 if __name__ == "__main__":

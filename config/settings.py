@@ -92,6 +92,14 @@ class OrchestratorSettings(Section):
     reserve_ms: float = Field(ge=0, description="Kept back from each branch for merging, ms.")
     max_in_flight: int = Field(ge=1, description="Questions under way at once; more are refused with 429.")
     sentences: int = Field(ge=1, le=10, description="Most sentences quoted in an answer.")
+    cache_mb: float = Field(
+        ge=0,
+        description="Answers kept until a document of their collections changes, MB (10^6 bytes) per process; 0 keeps "
+        "none. Those with rows of SQL sources, and partial ones, are never kept.",
+    )
+    slow_ms: float = Field(
+        gt=0, description="Answers that take longer are logged, with when each of their branches ran, ms."
+    )
 
 
 LANGUAGES = (
@@ -451,6 +459,15 @@ class RaySettings(Section):
     dashboard: bool = Field(description="Whether Ray's dashboard is started (on 127.0.0.1).")
 
 
+class TracingSettings(Section):
+    """Traces in OpenTelemetry's form (`actors/tracing.py`)."""
+
+    url: str = Field(
+        description="Of a collector that takes OTLP over HTTP, such as `http://host:4318`; empty for none."
+    )
+    share: float = Field(ge=0, le=1, description="Share of the requests that are traced.")
+
+
 class LogSettings(Section):
     """Log lines."""
 
@@ -475,6 +492,7 @@ class Settings(Section):
     model: ModelSettings
     egress: EgressSettings
     ray: RaySettings
+    tracing: TracingSettings
     logs: LogSettings
 
     @property

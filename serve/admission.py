@@ -34,15 +34,13 @@ class Lane:
 
     Attributes:
         inside: how many are under way.
-        refused: how many have been turned away so far.
         room: what all clients together may have.
     """
 
     def __init__(self, limit: int, what: str) -> None:
         self.inside = 0
-        self.refused = 0
         self.limit = limit
-        self._what = what
+        self.what = what
         self.room = math.ceil(limit * (1 + 1 / SHARE))
         self._held: dict[str, int] = {}
 
@@ -59,9 +57,8 @@ class Lane:
         held = self._held.get(client, 0)
         free = self.limit * (1 + 1 / SHARE) - self.inside
         if free <= 0 or held >= SHARE * free:
-            self.refused += 1
             raise Overloaded(
-                f"{self.inside:,} {self._what} are under way already, {held:,} of them yours. Try again in a moment."
+                f"{self.inside:,} {self.what} are under way already, {held:,} of them yours. Try again in a moment."
             )
         self._held[client] = held + 1
         self.inside += 1
@@ -98,11 +95,11 @@ class Lanes:
     @property
     def room(self) -> int:
         """Requests that all of them take together, whoever they are from."""
-        return sum(lane.room for _, lane in self)
+        return sum(lane.room for lane in self)
 
-    def __iter__(self) -> Iterator[tuple[str, Lane]]:
-        """Each with its name."""
-        return ((name, getattr(self, name)) for name in self.__slots__)
+    def __iter__(self) -> Iterator[Lane]:
+        """All of them."""
+        return iter((self.questions, self.uploads, self.statements, self.others))
 
 
 def client_of(headers: Iterable[tuple[bytes, bytes]], address: str) -> str:

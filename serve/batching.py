@@ -15,11 +15,18 @@ from typing import Generic, TypeVar
 from actors.deadline import ALIKE, Deadline, alike
 from actors.errors import GatherumError
 from actors.messages import Question
+from actors.metrics import PROCESS, SIZES
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 Ask = Callable[[list[Question], Deadline], Awaitable[list[bytes | GatherumError]]]
+
+
+_WAITING = PROCESS.gauge("gatherum_batch_waiting", "What waits to be sent in a batch.", "what")
+_UNDER_WAY = PROCESS.gauge("gatherum_batches_under_way", "Batches that are not back.", "what")
+_JOINED = PROCESS.counter("gatherum_joined_total", "Questions that joined the same one under way.")
+_SIZES = PROCESS.histogram("gatherum_batch_size", "What travels together.", bounds=SIZES)
 
 
 class Batcher(Generic[T, R]):
@@ -33,11 +40,10 @@ class Batcher(Generic[T, R]):
         size: most in a batch.
         wait_s: for company, while another batch is under way, s.
         in_flight: batches under way at once; while there are so many, what comes waits and becomes the next ones.
+        what: items are, in metrics.
 
     Attributes:
         waiting: items that are not sent yet.
-        batches: sent so far.
-        items: sent so far.
     """
 
     def __init__(
@@ -47,6 +53,7 @@ class Batcher(Generic[T, R]):
         size: int,
         wait_s: float,
         in_flight: int,
+        what: str,
     ) -> None:
         self._call = call
         self._size = size
@@ -56,8 +63,8 @@ class Batcher(Generic[T, R]):
         self._timer: asyncio.Handle | None = None
         self._under_way: set[asyncio.Task[None]] = set()
         self.waiting = 0
-        self.batches = 0
-        self.items = 0
+        _WAITING.of(what, read=lambda: self.waiting)
+        _UNDER_WAY.of(what, read=lambda: self.under_way)
 
     async def submit(self, item: T, client: str = "") -> R:
         """One item's value. Once nobody waits for any item of a batch, the batch is cancelled.
@@ -122,8 +129,7 @@ class Batcher(Generic[T, R]):
         batch.task = asyncio.create_task(self._do(entries))
         self._under_way.add(batch.task)
         batch.task.add_done_callback(self._ended)
-        self.batches += 1
-        self.items += len(entries)
+        _SIZES.observe(len(entries))
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._under_way.discard(task)
@@ -206,6 +212,7 @@ class SingleFlight(Generic[R]):
             flight.task.add_done_callback(lambda _: self._landed(key, mine))
         else:
             self.joined += 1
+            _JOINED.add()
         flight.waiting += 1
         try:
             return await asyncio.shield(flight.task)

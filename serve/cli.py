@@ -218,6 +218,28 @@ def down(data_dir: DataDir = None, as_json: Json = False) -> None:
 
 
 @app.command()
+def scale(
+    counts: Annotated[
+        list[str], typer.Argument(metavar="NAME=COUNT...", help="orchestrator, retrieval, entities, pdf or api.")
+    ],
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Change how many replicas there are, while Gatherum runs; until it is stopped."""
+    settings = _settings({"data_dir": data_dir})
+    wanted: dict[str, int] = {}
+    for one in counts:
+        name, equals, count = one.partition("=")
+        if not equals or not count.isdecimal():
+            raise typer.BadParameter(f"{one!r} is not NAME=COUNT, such as retrieval=2.")
+        wanted[name] = int(count)
+    from serve import system
+
+    system.scale(settings, wanted)
+    _print(wanted, as_json, "There are now " + ", ".join(f"{count} of {name}" for name, count in wanted.items()) + ".")
+
+
+@app.command()
 def status(data_dir: DataDir = None, as_json: Json = False) -> None:
     """Show what runs and whether it is ready; exit code 1 if something is not."""
     settings = _settings({"data_dir": data_dir})

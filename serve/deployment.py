@@ -5,9 +5,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
+import os
 import sys
+import time
 from typing import Any
 
 import orjson
@@ -16,7 +19,7 @@ from ray import serve as ray_serve
 from ray.serve.deployment import Application
 from ray.serve.exceptions import RayServeException
 
-from actors import cluster
+from actors import cluster, metrics
 from actors.cluster import Roles
 from actors.deadline import Deadline
 from actors.errors import GatherumError
@@ -32,6 +35,15 @@ APPLICATION = "gatherum"
 
 SPARE_REQUESTS = 200
 """Requests a replica takes beyond its limits, to refuse them or to tell the system's state."""
+
+STATE_S = 1.0
+"""For how long the state of the roles is believed, s."""
+
+STATE_WAIT_S = 0.05
+"""How long a newer one is waited for, s."""
+
+STATE_BUDGET_S = 1.9
+"""How long a role has to say how it is, s."""
 
 DRAIN_SPARE_S = 5.0
 """What a replica that is taken down has beyond the budget of a question, s."""
@@ -66,12 +78,17 @@ class Api:
             "wait_s": settings.api.batch_wait_ms / 1000,
             "in_flight": settings.api.batches_in_flight,
         }
-        self._questions: Batcher[Question, bytes] = Batcher(ask, **way)
-        self._searches: Batcher[tuple[Query, Deadline], bytes] = Batcher(search, **way)
+        self._questions: Batcher[Question, bytes] = Batcher(ask, what="questions", **way)
+        self._searches: Batcher[tuple[Query, Deadline], bytes] = Batcher(search, what="searches", **way)
         self._flights = SingleFlight[bytes]()
+        self._state: dict[str, Health | GatherumError] | None = None
+        self._state_at = 0.0
+        self._asking: asyncio.Task[None] | None = None
+        # The constructor runs on the loop that answers.
+        self._watching_loop = asyncio.create_task(metrics.watch_loop(), name="loop-lag")
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return create_app(Services(self._settings, self._roles, self.ask, self.search, self.health))
+        return create_app(Services(self._settings, self._roles, self.ask, self.search, self.health, self.metrics))
 
     async def ask(self, question: Question, client: str) -> bytes:
         """The JSON of the answer."""
@@ -85,8 +102,28 @@ class Api:
         return await deadline.run(self._searches.submit((query, deadline), client), "The search")
 
     async def health(self, deadline: Deadline) -> dict[str, Health | GatherumError]:
-        """The state of every replica of every role."""
-        return await cluster.health(self._roles, deadline=deadline)
+        """The state of every replica of every role, as of a moment ago.
+
+        Whoever asks does not wait for a role that is busy: the state is asked for beside, once at a time, and while the
+        answers are out, the one before is told, which is at most three seconds old.
+        """
+        if self._state is None or time.monotonic() - self._state_at > STATE_S:
+            if self._asking is None:
+                self._asking = asyncio.create_task(self._look(), name="health")
+            await asyncio.wait((self._asking,), timeout=deadline.remaining() if self._state is None else STATE_WAIT_S)
+        return self._state or {}
+
+    async def _look(self) -> None:
+        try:
+            self._state = await cluster.health(self._roles, deadline=Deadline.after(STATE_BUDGET_S))
+            self._state_at = time.monotonic()
+        finally:
+            self._asking = None
+
+    async def metrics(self, deadline: Deadline) -> dict[str, dict[str, metrics.Family]]:
+        """Those of every process."""
+        others = await cluster.measures(self._roles, deadline=deadline)
+        return {f"api-{os.getpid()}": metrics.PROCESS.families(), **others}
 
 
 def build(settings: Settings) -> Application:
@@ -101,6 +138,8 @@ def build(settings: Settings) -> Application:
         # Time for every question that was accepted, unless it brought a longer one along.
         graceful_shutdown_timeout_s=settings.orchestrator.timeout_s + DRAIN_SPARE_S,
         health_check_period_s=5,
+        # The application writes a line for each request itself.
+        logging_config={"enable_access_log": False, "log_level": "WARNING"},
     )(Api)
     return deployment.bind(settings)
 

@@ -18,6 +18,7 @@ from actors.entities import Entities
 from actors.errors import GatherumError, Overloaded
 from actors.ingest import Ingest
 from actors.messages import Health, Query, Question
+from actors.metrics import PROCESS, Family
 from actors.orchestrator import Orchestrator
 from actors.pdf import Pdf
 from actors.retrieval import Retriever
@@ -55,6 +56,11 @@ class Roles(Protocol):
         """See `actors.orchestrator`."""
 
 
+async def own_metrics(deadline: Deadline) -> dict[str, dict[str, Family]]:
+    """Those of this process."""
+    return {"api": PROCESS.families()}
+
+
 @dataclass(frozen=True, slots=True)
 class Services:
     """Everything a route may need.
@@ -64,6 +70,7 @@ class Services:
             together travel together.
         search: a query to the JSON of its passages, likewise.
         health: the state of every replica, by actor name.
+        metrics: those of every process, by its name; of this one alone where there are no others.
     """
 
     settings: Settings
@@ -71,6 +78,7 @@ class Services:
     ask: Callable[[Question, str], Awaitable[bytes]]
     search: Callable[[Query, Deadline, str], Awaitable[bytes]]
     health: Callable[[Deadline], Awaitable[dict[str, Health | GatherumError]]]
+    metrics: Callable[[Deadline], Awaitable[dict[str, dict[str, Family]]]] = own_metrics
 
 
 class Turnstile:

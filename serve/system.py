@@ -12,9 +12,11 @@ import shutil
 import socket
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -142,13 +144,51 @@ def down(settings: Settings) -> bool:
     return was_alive
 
 
+def scale(settings: Settings, counts: Mapping[str, int]) -> None:
+    """Have so many replicas of some roles, or of the entry point (`api`), while the system runs.
+
+    It lasts until the system is stopped; the settings say what it starts with.
+
+    Args:
+        settings: those that the system was started with.
+        counts: replicas by name.
+
+    Raises:
+        InvalidInput: a name that cannot be scaled, or no replica wanted of one.
+        Unavailable: nothing runs, or a replica could not start.
+    """
+    names = (*cluster.SCALABLE, "api")
+    for name, count in counts.items():
+        if name not in names:
+            raise InvalidInput(f"{name!r} cannot be scaled; {', '.join(names)} can.")
+        if count < 1:
+            raise InvalidInput(f"There must be one replica of {name} at least.")
+    if "retrieval" in counts and settings.retrieval.shards > 1:
+        raise InvalidInput("With several shards, set retrieval.replicas and start again.")
+    running = Running.load(settings.data_dir)
+    if running is None or not running.alive:
+        raise Unavailable("Gatherum is not running. Start it with `gatherum up`.")
+    if "api" in counts and not running.url:
+        raise InvalidInput("The system runs without an HTTP entry point.")
+    cluster.join(running.address)
+    cluster.scale_roles(settings, {name: count for name, count in counts.items() if name != "api"})
+    if "api" in counts:
+        os.environ.update(flags(Path(running.scratch)))
+        from serve import deployment  # only now that the flags are set
+
+        port = urlsplit(running.url).port
+        api = settings.api.model_copy(update={"replicas": counts["api"], "port": port})
+        deployment.deploy(settings.model_copy(update={"api": api}))
+        _wait_until_ready(running.url)
+
+
 def status(settings: Settings) -> dict[str, Any]:
     """What runs where: `{running, url, address, not_ready, replicas: {name: {ready, pid, node, detail}}}`."""
     running = Running.load(settings.data_dir)
     if running is None or not running.alive:
         return {"running": False}
     cluster.join(running.address)
-    states = asyncio.run(cluster.health(cluster.Roles.of(settings), deadline=Deadline.after(STATUS_TIMEOUT_S)))
+    states = asyncio.run(cluster.health(cluster.Roles.running(), deadline=Deadline.after(STATUS_TIMEOUT_S)))
     return {
         "running": True,
         "url": running.url,

@@ -6,11 +6,12 @@ from importlib.metadata import version
 from typing import Literal
 
 from fastapi import APIRouter
-from fastapi.responses import JSONResponse, Response
+from fastapi.responses import JSONResponse, PlainTextResponse, Response
 
 from actors.deadline import Deadline
 from actors.errors import GatherumError
 from actors.messages import Health
+from actors.metrics import render
 from actors.reading import PIPELINE
 from serve.schemas import HealthView, ReplicaView, VersionView
 from serve.services import Services, Use
@@ -18,6 +19,7 @@ from serve.services import Services, Use
 router = APIRouter(tags=["admin"])
 
 HEALTH_TIMEOUT_S = 2.0
+METRICS_TIMEOUT_S = 5.0
 
 
 @router.get("/livez")
@@ -43,6 +45,13 @@ async def ready(services: Use) -> Response:
 async def get_version() -> VersionView:
     """Versions of the program and of its reading pipeline."""
     return VersionView(version=version("gatherum"), pipeline=PIPELINE)
+
+
+@router.get("/metrics", response_class=PlainTextResponse)
+async def get_metrics(services: Use) -> Response:
+    """What every process counts and measures of itself, for Prometheus; see docs/operations.md."""
+    found = await services.metrics(Deadline.after(METRICS_TIMEOUT_S))
+    return Response(render(found), media_type="text/plain; version=0.0.4")
 
 
 async def _state(services: Services) -> HealthView:

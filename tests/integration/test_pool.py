@@ -14,7 +14,7 @@ import ray
 
 from actors.deadline import Deadline
 from actors.errors import DeadlineExceeded, GatherumError, Unavailable, UnknownDocument
-from actors.pool import NAMESPACE, on_each, pool_of, replica_name
+from actors.pool import NAMESPACE, names_of, on_each, pool_of, replica_name
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_node")]
 
@@ -176,6 +176,45 @@ async def test_a_stream_yields_in_order_and_stops_when_left(toys: Toy) -> None:
     assert await anext(stream) == 0
     await stream.aclose()  # type: ignore[attr-defined]
     await assert_cancelled_once(toys)
+
+
+async def test_replicas_that_come_and_go_are_noticed(toys: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("actors.pool.LOOK_S", 0.0)
+    pool = pool_of(Toy, (0,))
+    remote_toy: Any = ray.remote(Toy)
+
+    async def pids() -> set[int]:
+        return set(await asyncio.gather(*(pool.wait(0.05, deadline=soon()) for _ in range(8))))
+
+    async def both() -> bool:
+        return len(await pids()) == REPLICAS
+
+    await until(both)
+    third = remote_toy.options(name=replica_name("toy", REPLICAS), namespace=NAMESPACE, num_cpus=0).remote()
+    await third.pid.remote(deadline=soon())
+
+    async def all_three() -> bool:
+        return len(await pids()) == REPLICAS + 1
+
+    await until(all_three)
+    ray.kill(third)
+    # Calls in flight on it are made again; afterwards it is not looked for.
+    assert len(await pids()) <= REPLICAS
+
+    async def two_again() -> bool:
+        await pids()
+        return len(names_of(pool)) == REPLICAS
+
+    await until(two_again)
+
+
+async def test_a_dead_replica_is_not_the_first_choice_of_every_call(toys: Toy) -> None:
+    victim, other = await on_each(toys, lambda replica: replica.pid(deadline=soon()))
+    assert isinstance(victim, int)
+    os.kill(victim, signal.SIGKILL)
+    found = await asyncio.gather(*(toys.pid(deadline=soon()) for _ in range(200)))
+    # Were each of them tried there first, the budget would not last for so many.
+    assert set(found) <= {other, *await on_each(toys, lambda replica: replica.pid(deadline=soon()))}
 
 
 async def test_a_missing_role_is_unavailable_after_the_deadline() -> None:

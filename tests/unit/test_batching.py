@@ -65,7 +65,7 @@ class Calls:
 
 
 def batcher(calls: Calls, *, size: int = 4, wait_s: float = 60, in_flight: int = 2) -> Batcher[str, str]:
-    return Batcher(calls, size=size, wait_s=wait_s, in_flight=in_flight)
+    return Batcher(calls, size=size, wait_s=wait_s, in_flight=in_flight, what="items")
 
 
 async def ticks(count: int = 5) -> None:

@@ -13,7 +13,8 @@ PACKAGES = ("actors", "config", "serve")
 
 BASE = (
     "config",
-    *(f"actors.{name}" for name in ("messages", "errors", "deadline", "breaker", "retries", "plan")),
+    *(f"actors.{name}" for name in ("messages", "errors", "deadline", "breaker", "retries")),
+    *(f"actors.{name}" for name in ("metrics", "answers", "tracing", "plan")),
 )
 PURE = ("actors.egress", "actors.reading", "actors.search", "actors.store", "actors.sql")
 ROLES = tuple(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import pickle
 
@@ -10,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors import messages
-from actors.messages import Passage, Words
+from actors.deadline import Deadline
+from actors.messages import Found, Link, LinkedEntity, Passage, Query, Question, Words
 
 Record = tuple[int, int, float, float, float, float]
 ADVANCE, HEIGHT, LEADING = 6.0, 10.0, 14.0
@@ -107,3 +109,21 @@ def test_words_pickle_small() -> None:
     assert len(packed) < 500 * 24 + 200
     assert pickle.loads(packed) == words  # noqa: S301 - our own bytes
     assert np.array_equal(words.array, words.within(0, 3000).array)
+
+
+def test_messages_pickled_by_position_come_back_equal() -> None:
+    words = Words.of([(0, 5, 72.0, 72.0, 100.0, 84.0)])
+    passage = Passage("d", "Title", "c", 1, 0, 5, "Titan", words, 0.5, {"lexical": 1.0}, "table")
+    link = Link("value", 7, "planets", "moons", "name", "Titan")
+    for message in (
+        words,
+        passage,
+        Found((passage,), "fast", "why", partial=True),
+        link,
+        LinkedEntity("titan", "VALUE", 0, 5, (link,)),
+        Query("q", ("c",), 3),
+        Question("r", "q", Deadline(1.0), ("c",), None, 2, {"a": 1}),
+    ):
+        assert pickle.loads(pickle.dumps(message)) == message  # noqa: S301 - our own
+        assert copy.deepcopy(message) == message
+        assert dataclasses.replace(message) == message

@@ -48,7 +48,9 @@ from config.settings import OrchestratorSettings
 
 T = TypeVar("T")
 
-SETTINGS = OrchestratorSettings(replicas=1, timeout_s=30, reserve_ms=0, max_in_flight=4, sentences=3)
+SETTINGS = OrchestratorSettings(
+    replicas=1, timeout_s=30, reserve_ms=0, max_in_flight=4, sentences=3, cache_mb=0, slow_ms=2000
+)
 SOON = Deadline.after(7200)  # from import on: longer than any run of the tests
 PAST = Deadline(0.0)
 
@@ -527,3 +529,35 @@ async def test_an_empty_batch_is_answered_with_nothing(roles: Roles) -> None:
     assert await roles.ask() == []
     assert await roles.orchestrator.search_json([], deadline=SOON) == []
     await roles.orchestrator.stop()
+
+
+async def test_a_kept_answer_is_given_again_until_something_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("actors.orchestrator.CALM_S", 0.0)
+    monkeypatch.setitem(globals(), "FOUND", replace(FOUND, change=7))
+    roles = Roles(settings=SETTINGS.model_copy(update={"cache_mb": 1}))
+
+    async def ask(request_id: str, **more: Any) -> dict[str, Any]:
+        asked = Question(request_id, "Who landed?", SOON, sources=(), **more)
+        [body] = await roles.orchestrator.ask_json([asked], deadline=SOON)
+        assert isinstance(body, bytes)
+        found: dict[str, Any] = orjson.loads(body)
+        return found
+
+    first, second = await ask("one"), await ask("two")
+    assert second == {**first, "request_id": "two"}
+    assert len(roles.retrieval.asked) == 1
+    await ask("other", limit=2)
+    assert len(roles.retrieval.asked) == 2
+    roles.orchestrator._cache.follow([Change(8, "publish", "d", "default")])
+    await ask("three")
+    assert len(roles.retrieval.asked) == 3
+
+
+async def test_partial_answers_and_those_with_rows_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("actors.orchestrator.CALM_S", 0.0)
+    monkeypatch.setitem(globals(), "FOUND", replace(FOUND, change=7))
+    roles = Roles(settings=SETTINGS.model_copy(update={"cache_mb": 1}))
+    await roles.orchestrator.ask_json([question()], deadline=SOON)
+    roles.entities.error = Unavailable("Down.")
+    await roles.orchestrator.ask_json([question("Who landed?", sources=())], deadline=SOON)
+    assert len(roles.orchestrator._cache) == 0

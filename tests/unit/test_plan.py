@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from actors.breaker import FAILURES, Breaker
 from actors.deadline import Deadline
 from actors.errors import Unavailable
 from actors.plan import (
@@ -275,3 +276,31 @@ def test_what_follows_a_failed_stage_is_not_begun_whatever_runs_beside_it(beside
     world.failing = {"first"}
     calls = asyncio.run(run(fork_join(pipeline(world.call("first"), following), other), SOON))
     assert set(calls) == {"first", *kept}
+
+
+async def test_a_target_that_lets_time_pass_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("actors.plan.FAIR_S", 0.0)
+    world, breaker = World(), Breaker("The search")
+    world.gates = {"retrieval": asyncio.Event()}
+    plan = branch("retrieval", world.make("retrieval"), breaker=breaker)
+    for _ in range(FAILURES):
+        assert not (await run(plan, Deadline.after(0.01)))["retrieval"].brought
+        await others()
+    assert breaker.open
+    call = (await run(plan, SOON))["retrieval"]
+    assert isinstance(call.error, Unavailable)
+    assert "is tried again" in call.error.detail
+    assert world.events.count("+retrieval") == FAILURES
+
+
+async def test_a_client_that_goes_away_is_no_fault_of_the_target(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("actors.plan.FAIR_S", 0.0)
+    world, breaker = World(), Breaker("The search")
+    world.gates = {"retrieval": asyncio.Event()}
+    for _ in range(2 * FAILURES):
+        running = asyncio.create_task(run(branch("retrieval", world.make("retrieval"), breaker=breaker), SOON))
+        await world.until("+retrieval")
+        running.cancel()
+        await asyncio.wait([running])
+        await others()
+    assert not breaker.open
