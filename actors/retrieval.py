@@ -285,7 +285,7 @@ class Retriever:
 
         # Work that waited here until nobody wants it any more would make the next wait longer still.
         deadline.check("the search")
-        change = self._change  # before: what comes meanwhile may or may not be found
+        change = self._follower.change  # before: what comes meanwhile may or may not be found
         settings = self._settings
         weights = self._weights()
         hows = encoded.hows if encoded else [None] * len(queries)

@@ -54,9 +54,9 @@ async def _filled(app: FastAPI) -> AsyncIterator[None]:
     await entities.start()
     await retriever.search_many([Query("flow")], deadline=Deadline.after(FILL_S))
     await entities.link_many(["flow"], deadline=Deadline.after(FILL_S))
-    while not retriever._built.queries or not retriever._built.queries.fast_version:  # noqa: ASYNC110
+    while not retriever._follower.built.queries or not retriever._follower.built.queries.fast_version:  # noqa: ASYNC110
         await asyncio.sleep(0.1)
-    app.state.index, app.state.phrases = retriever._built, entities._phrases
+    app.state.index, app.state.phrases = retriever._follower.built, entities._phrases
     yield
     await entities.stop()
     await retriever.stop()

@@ -178,7 +178,7 @@ def test_words_of_one_key_take_no_more_room_than_others_and_leave_their_neighbou
     made = filled(held)
     of = {("text", stem): 1.0 for stem in ("moon", "io", "ice")}
     assert made._size < 20
-    found = made.scores(np.arange(3), terms(of), k1=1.2, b=0)
+    found = scores(made, range(3), terms(of), b=0)
     assert found == pytest.approx(expected(held, of, {"text": 1.0}, 1.2, 0))
 
 

@@ -20,7 +20,18 @@ PURE = ("actors.egress", "actors.reading", "actors.search", "actors.store", "act
 ROLES = tuple(
     f"actors.{name}"
     for name in (
-        *("orchestrator", "retrieval", "follower", "indexes", "shards", "entities", "pdf", "database", "units", "sources"),
+        *(
+            "orchestrator",
+            "retrieval",
+            "follower",
+            "indexes",
+            "shards",
+            "entities",
+            "pdf",
+            "database",
+            "units",
+            "sources",
+        ),
         *("ingest", "pool", "gate", "embedder"),
     )
 )
