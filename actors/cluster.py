@@ -349,6 +349,18 @@ def handle(role: str, index: int = 0) -> ActorHandle[Any]:
         raise AttributeError(f"there is no running actor for {role!r}") from None
 
 
+def left_over(settings: Settings) -> Running | None:
+    """The system of this data directory that was killed; None if it was stopped, or there was none.
+
+    Raises:
+        Conflict: it is running.
+    """
+    before = Running.load(settings.data_dir)
+    if before and before.alive:
+        raise Conflict(f"Gatherum is running in this data directory already, at {before.url or before.address}.")
+    return before
+
+
 def start(
     settings: Settings,
     *,
@@ -373,10 +385,8 @@ def start(
         Unavailable: something did not start; the detail names it.
     """
     settings.data_dir.mkdir(parents=True, exist_ok=True)
-    if before := Running.load(settings.data_dir):
-        if before.alive:
-            raise Conflict(f"Gatherum is running in this data directory already, at {before.url or before.address}.")
-        # It was killed; what is left of its processes would hold ports and the store.
+    if before := left_over(settings):
+        # What is left of its processes would hold ports and the store.
         stop(settings, before)
     node = None
     if address is None:

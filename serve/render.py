@@ -387,7 +387,8 @@ def plan(found: Mapping[str, Any]) -> RenderableType:
 
 def checkup(found: Mapping[str, Any]) -> RenderableType:
     """What the doctor has found, and what became of it."""
-    looked_at = _pairs(found["looked_at"])
+    # What has not been met is not "0 looked at": some checks count nothing but what is wrong.
+    looked_at = _pairs({check: number for check, number in found["looked_at"].items() if number}) or "an empty store"
     if not found["running"]:
         looked_at += " (the system is down: its indexes are made at the next start)"
     if not found["findings"]:

@@ -88,6 +88,7 @@ def up(settings: Settings, *, address: str | None = None) -> Running:
         InvalidInput: the folder of the encoder is none.
         GatherumError: the database refuses; the detail says why.
     """
+    cluster.left_over(settings)  # before its own port is found to be taken
     settings = _with_port(settings)
     database.check(settings)
     if address is None:

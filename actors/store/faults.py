@@ -6,6 +6,7 @@ person to be told. What the database said goes to the log; it may name tables an
 
 from __future__ import annotations
 
+import socket
 import sqlite3
 from collections.abc import Mapping
 from enum import Enum, auto
@@ -142,8 +143,17 @@ def translation(error: BaseException) -> GatherumError:
     if fault is Fault.TOO_LARGE:
         return InvalidInput("It is more than the database server takes at once: raise its max_allowed_packet.")
     if fault in TRANSIENT:
-        return Unavailable("The database cannot be reached or is busy; try again.")
+        return Unavailable(_unreachable(error))
     return GatherumError("The store could not do this; its log says why.")
+
+
+def _unreachable(error: BaseException) -> str:
+    causes = _causes(error)
+    if any(isinstance(cause, ConnectionRefusedError) for cause in causes):
+        return "No database server answers at the host and port of database.url. Start it, or try again in a while."
+    if any(isinstance(cause, socket.gaierror) for cause in causes):
+        return "The host in database.url is not known to the name service."
+    return "The database cannot be reached or is busy; try again."
 
 
 def said(error: BaseException) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sqlite3
 import ssl
 from pathlib import Path
@@ -153,3 +154,21 @@ def test_what_is_no_statement_s_error_is_understood_too() -> None:
     assert faults.fault_of(DBAPIError("x", {}, Exception("x"), connection_invalidated=True)) is Fault.LOST
     assert faults.fault_of(IntegrityError("x", {}, Exception("x"))) is Fault.TAKEN
     assert faults.said(TimeoutError()) == "TimeoutError"
+
+
+@pytest.mark.parametrize(
+    ("beneath", "said"),
+    [
+        (ConnectionRefusedError(111, "refused"), "No database server answers"),
+        (socket.gaierror(-2, "unknown"), "not known to the name service"),
+        (TimeoutError(), "cannot be reached or is busy"),
+    ],
+)
+def test_a_server_that_is_not_reached_is_told_from_one_that_is_not_there(beneath: OSError, said: str) -> None:
+    driver = Exception(2003, "Can't connect to MySQL server on 'secret.example'")
+    driver.__cause__ = beneath
+    for error in (beneath, OperationalError("SELECT 1", {}, driver)):
+        told = faults.translation(error)
+        assert isinstance(told, Unavailable)
+        assert said in told.detail
+        assert "secret" not in told.detail

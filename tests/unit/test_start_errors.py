@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ from ray.exceptions import RayActorError
 
 from actors import cluster
 from actors.cluster import _reason
-from actors.errors import InvalidInput, ReadingFailed
+from actors.errors import Conflict, InvalidInput, ReadingFailed
+from actors.node import Running
 from actors.reading import tasks
 from actors.search import models
 from actors.search.wordpieces import default
@@ -90,3 +92,11 @@ def test_a_folder_that_is_no_encoder_is_found_before_ray_is_started(
     (folder / "tokenizer.json").write_text("{}")
     with pytest.raises(InvalidInput, match=r"tokenizer\.json .* is no tokenizer"):
         system.up(load(given, environ={}))
+
+
+def test_a_second_start_is_told_of_the_first_and_not_of_its_port(tmp_path: Path) -> None:
+    Running("http://127.0.0.1:8000", "127.0.0.2:6379", None).save(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        settings = load({"data_dir": tmp_path, "api.port": taken.getsockname()[1]}, environ={})
+        with pytest.raises(Conflict, match=r"running in this data directory already, at http://127\.0\.0\.1:8000"):
+            system.up(settings)
