@@ -150,9 +150,9 @@ def translation(error: BaseException) -> GatherumError:
 def _unreachable(error: BaseException) -> str:
     causes = _causes(error)
     if any(isinstance(cause, ConnectionRefusedError) for cause in causes):
-        return "No database server answers at the host and port of database.url. Start it, or try again in a while."
+        return "The database cannot be reached: no server answers at the host and port of database.url; try again."
     if any(isinstance(cause, socket.gaierror) for cause in causes):
-        return "The host in database.url is not known to the name service."
+        return "The database cannot be reached: the name service does not know the host in database.url."
     return "The database cannot be reached or is busy; try again."
 
 

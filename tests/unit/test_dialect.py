@@ -159,8 +159,8 @@ def test_what_is_no_statement_s_error_is_understood_too() -> None:
 @pytest.mark.parametrize(
     ("beneath", "said"),
     [
-        (ConnectionRefusedError(111, "refused"), "No database server answers"),
-        (socket.gaierror(-2, "unknown"), "not known to the name service"),
+        (ConnectionRefusedError(111, "refused"), "cannot be reached: no server answers"),
+        (socket.gaierror(-2, "unknown"), "cannot be reached: the name service"),
         (TimeoutError(), "cannot be reached or is busy"),
     ],
 )
