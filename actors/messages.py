@@ -87,11 +87,10 @@ class Words:
 
     def boxes(self, start: int, end: int) -> tuple[Box, ...]:
         """The boxes that cover [start, end), the words of one line merged into one box."""
-        # One pass, nothing called per word: a thousand words a question go through here.
         boxes: list[Box] = []
         left = top = right = bottom = 0.0
         open_line = False
-        for _, _, x0, y0, x1, y1 in self.array[self._range(start, end)].tolist():
+        for x0, y0, x1, y1 in _runs(self.array[self._range(start, end)]):
             # A word goes on the line to the right of its start, if they overlap by more than half of the lower height.
             overlap = (bottom if bottom < y1 else y1) - (top if top > y0 else y0)
             height, line = y1 - y0, bottom - top
@@ -141,6 +140,24 @@ class Embeddings:
 
     def __len__(self) -> int:
         return len(self.data) // (VECTOR.itemsize * self.dimension)
+
+
+def _runs(words: npt.NDArray[Any]) -> list[Box]:
+    """Words that stand one after the other at one height, as one box each: they are on one line whatever that is.
+
+    A page has ten words a line and a thousand words a question go through here, so what need not be looked at word by
+    word is not.
+    """
+    if not len(words):
+        return []
+    x0, y0, y1 = words["x0"], words["y0"], words["y1"]
+    begins = np.ones(len(words), bool)
+    # A word without a height joins no line.
+    begins[1:] = (y0[1:] != y0[:-1]) | (y1[1:] != y1[:-1]) | (x0[1:] < x0[:-1]) | (y1[1:] <= y0[1:])
+    firsts = np.flatnonzero(begins)
+    first = words[firsts]
+    right = np.maximum.reduceat(words["x1"], firsts)
+    return list(zip(first["x0"].tolist(), first["y0"].tolist(), right.tolist(), first["y1"].tolist(), strict=True))
 
 
 # --- reading -------------------------------------------------------------------------------------------------------

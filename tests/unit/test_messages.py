@@ -127,3 +127,26 @@ def test_messages_pickled_by_position_come_back_equal() -> None:
         assert pickle.loads(pickle.dumps(message)) == message  # noqa: S301 - our own
         assert copy.deepcopy(message) == message
         assert dataclasses.replace(message) == message
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 6), st.integers(0, 4), st.integers(0, 3), st.integers(-1, 3)), min_size=0, max_size=30
+    )
+)
+def test_boxes_are_those_that_one_word_after_the_other_makes(places: list[tuple[int, int, int, int]]) -> None:
+    """Against the definition, on words that overlap, go back, and have no height."""
+    records = [
+        (5 * at, 5 * at + 4, 10.0 * x, 4.0 * y, 10.0 * x + 3.0 * width, 4.0 * y + 3.0 * height)
+        for at, (x, y, width, height) in enumerate(places)
+    ]
+    lines: list[list[float]] = []
+    for _, _, x0, y0, x1, y1 in records:
+        if lines:
+            left, top, right, bottom = lines[-1]
+            overlap = min(bottom, y1) - max(top, y0)
+            if x0 >= left and overlap > 0.5 * min(bottom - top, y1 - y0):
+                lines[-1] = [left, min(top, y0), max(right, x1), max(bottom, y1)]
+                continue
+        lines.append([x0, y0, x1, y1])
+    assert [list(box) for box in Words.of(records).boxes(0, 1000)] == lines
