@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import math
 import os
 import socket
 import time
@@ -68,6 +69,9 @@ AHEAD: Final = 2  # ranges in flight for each that can run, so that no core wait
 INSPECTIONS: Final = 4
 RENDERINGS: Final = 4
 SURVEYS: Final = 2
+CPUS_S: Final = (
+    1.0  # that the cluster's CPUs are taken for known: to ask takes a tenth of the time of reading a small file
+)
 QUEUE: Final = 250  # of each kind: at 10 to 100 ms each the last one's turn comes before its time is up
 PIXEL_BYTES: Final = 4  # at most, in a file that holds a rendering
 NICENESS: Final = 10  # of page tasks: a question's process gets nine times the CPU time of one, if both want it
@@ -155,6 +159,7 @@ class Pdf:
         self._settings = settings
         self._ingest_cpus = ingest_cpus
         self._ingesting = Gate(1)
+        self._cpus = (0.0, -math.inf)  # of the cluster, and when that was asked
         self._model = entities.model
         self._encoder = encoder
         self._egress = egress
@@ -328,7 +333,7 @@ class Pdf:
                         wanted.difference_update(report.done)
             size = self._settings.range_pages
             if not (enrich or details or images):
-                size = quick_size(len(wanted), size, self._ahead(await asyncio.to_thread(_cluster_cpus)))
+                size = quick_size(len(wanted), size, self._ahead(await self._cluster_cpus()))
             waiting = split(wanted, size)
             async with aclosing(self._ranges(path, waiting, replace(setup, survey=known), gate, deadline)) as found:
                 async for report, readings in found:
@@ -345,7 +350,7 @@ class Pdf:
         """Read ranges, and what follows from them: pages that need recognition, and second chances."""
         waiting = deque(ranges)
         running: dict[asyncio.Task[tuple[Report, Any] | Failure], Range] = {}
-        cpus = await asyncio.to_thread(_cluster_cpus)
+        cpus = await self._cluster_cpus()
         width = self._ahead(cpus)
         ledger = Ledger(setup.images) if setup.images else None
         if gate:
@@ -396,6 +401,14 @@ class Pdf:
                         yield outcome
         finally:
             await _end(running)
+
+    async def _cluster_cpus(self) -> float:
+        """Asked of Ray again and again, for the cluster grows and shrinks."""
+        cpus, asked = self._cpus
+        if time.monotonic() - asked >= CPUS_S:
+            cpus = float((await asyncio.to_thread(ray.cluster_resources)).get("CPU", 1.0))
+            self._cpus = cpus, time.monotonic()
+        return cpus
 
     def _ahead(self, cpus: float) -> int:
         """Ranges in flight at once."""
@@ -536,11 +549,6 @@ class Pdf:
                 if last or time.monotonic() - began >= self._settings.page_timeout_s:
                     break
         raise ReadingFailed(f"The PDF is damaged: {what} crashed or took too long.")
-
-
-def _cluster_cpus() -> float:
-    """Asks Ray each time, for the cluster grows and shrinks."""
-    return float(ray.cluster_resources().get("CPU", 1.0))
 
 
 async def _some(running: Collection[asyncio.Task[T]], deadline: Deadline) -> set[asyncio.Task[T]]:

@@ -8,7 +8,7 @@ programs lower that ratio, so it is given by CPU time as well, which they hardly
 nothing, as the processes that hand its pages over have the other core; two tasks share both cores with them. That is
 what an idle machine of two cores can give at most.
 
-    python -m benchmarks.reading --out reading.json
+    python -m benchmarks.reading --parts text tasks --out reading.json
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ from config.settings import EncoderSettings, Settings, load
 CPUS = 2
 AT_ONCE = 4  # documents, as `ingest.workers` has it
 BUDGET_S = 600.0
+PARTS = ("text", "vectors", "scans", "tasks")
 console = Console()
 
 Document = tuple[str, int]
@@ -76,6 +77,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scans", type=int, default=16, help="scanned pages to read")
     parser.add_argument("--repeat", type=int, default=3, help="times that text is read; the best counts")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what to measure")
     parser.add_argument("--out", type=Path, help="write the figures here, as JSON")
     given = parser.parse_args()
     data = Path(os.environ.get("GATHERUM_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -83,16 +85,19 @@ def main() -> None:
     settings = load()
     with tempfile.TemporaryDirectory(prefix="gatherum-bench-") as scratch, cluster():
         role = Pdf(settings.pdf, settings.entities, no_encoder(settings), settings.logs)
-        if documents := text_documents(data / "pdf"):
-            groups["text"] = text(role, documents, Path(scratch), given.repeat)
-            groups["text"].append(vectors(settings, documents, groups["text"][0]))
-        else:
+        documents = text_documents(data / "pdf")
+        images = sorted((data / "ocr" / "old_books" / "pages").glob("*.tif*"))[: given.scans]
+        if not documents:
             console.print(f"Text skipped: there are no PDFs in {data / 'pdf'}. Say where with GATHERUM_DATA.")
-        if images := sorted((data / "ocr" / "old_books" / "pages").glob("*.tif*"))[: given.scans]:
-            groups["scans"] = scans(role, images, Path(scratch), settings)
-        else:
+        if not images:
             console.print(f"Scans skipped: there are none in {data / 'ocr'}. Say where with GATHERUM_DATA.")
-        if documents:
+        if documents and "text" in given.parts:
+            groups["text"] = text(role, documents, Path(scratch), given.repeat)
+        if documents and "vectors" in given.parts:
+            groups["text, with vectors"] = vectors(settings, documents)
+        if images and "scans" in given.parts:
+            groups["scans"] = scans(role, images, Path(scratch), settings)
+        if documents and "tasks" in given.parts:
             groups["text, by tasks at a time"] = scaling(documents, Path(scratch), settings, given.repeat)
     for name, rows in groups.items():
         console.print(table(name, rows))
@@ -139,16 +144,16 @@ def text(role: Pdf, documents: list[Document], scratch: Path, repeat: int) -> li
     ]
 
 
-def vectors(settings: Settings, documents: list[Document], baseline: Row) -> Row:
-    """The files once more as they are ingested, vectors and all; once, since the encoder takes nearly all the time."""
+def vectors(settings: Settings, documents: list[Document]) -> list[Row]:
+    """The files as they are ingested, vectors and all; once, since the encoder takes nearly all the time."""
     role = Pdf(settings.pdf, settings.entities, settings.encoder, settings.logs)
-    return measured(
-        "Pdf.read, the files, also vectors",
-        sum(count for _, count in documents),
-        lambda: asyncio.run(read(role, documents, enrich=True)),
-        1,
-        baseline,
+    count = sum(pages for _, pages in documents)
+    alone = measured("PyMuPDF get_text(), one process, the files", count, lambda: extract(documents), 1)
+    asyncio.run(read(role, documents[:CPUS], enrich=True))
+    whole = measured(
+        "Pdf.read, the files, also vectors", count, lambda: asyncio.run(read(role, documents, enrich=True)), 1, alone
     )
+    return [alone, whole]
 
 
 def no_encoder(settings: Settings) -> EncoderSettings:
@@ -224,8 +229,19 @@ def cpu_seconds() -> dict[tuple[int, bool], float]:
 
 @contextmanager
 def cluster() -> Iterator[None]:
-    """A cluster of this machine alone."""
-    ray.init(address="local", num_cpus=CPUS, include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False)
+    """A cluster of this machine alone, which keeps its processes.
+
+    Ray ends a process that has been idle for a second and finds no CPU unreserved, as while one task at a time has them
+    all; to start it anew takes a second of CPU time, which the next run would be charged with.
+    """
+    ray.init(
+        address="local",
+        num_cpus=CPUS,
+        include_dashboard=False,
+        _node_ip_address="127.0.0.1",
+        _system_config={"idle_worker_killing_time_threshold_ms": round(1000 * BUDGET_S)},
+        log_to_driver=False,
+    )
     try:
         yield
     finally:

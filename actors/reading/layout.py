@@ -11,7 +11,7 @@ cuts, and with text in place of pixels.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -58,62 +58,109 @@ class Arrangement:
 def arrange(
     boxes: Floats, texts: Sequence[str], lengths: Ints, starts: Ints, blocks: Ints, tables: Sequence[Box] = ()
 ) -> Arrangement:
-    """Order words by columns, and make one line of what stands in one row.
+    """`arrange_all` of one page, which has at least one word."""
+    lines = np.array([0, len(starts)])
+    orders, gaps = arrange_all(boxes, texts, lengths, starts, blocks, lines, {0: tables} if tables else {})
+    return Arrangement(orders.get(0), gaps[:-1])
+
+
+def arrange_all(
+    boxes: Floats,
+    texts: Sequence[str],
+    lengths: Ints,
+    starts: Ints,
+    blocks: Ints,
+    pages: Ints,
+    tables: Mapping[int, Sequence[Box]],
+) -> tuple[dict[int, Ints], Ints]:
+    """Order the words of pages by columns, and make one line of what stands in one row.
 
     Args:
-        boxes: x0, y0, x1, y1 of each word as displayed, shape (4, words), points; at least one word.
+        boxes: x0, y0, x1, y1 of each word as displayed, one page after the other, shape (4, words), points.
         texts: the words.
         lengths: characters of each word, shape (words,).
         starts: position of the first word of each line as drawn, shape (lines,); the first is 0.
         blocks: block of each line as drawn, shape (lines,).
-        tables: that are known, and are read whole where they stand across columns.
+        pages: position of the first line of each page, each of which has one, and behind the last, shape (pages + 1,).
+        tables: that are known of a page, and are read whole where they stand across columns.
+
+    Returns:
+        For each page that is not in reading order, the positions of its words in that order, counted on the page; and
+        what lies between each word and the next in reading order, as `text.assemble_all` takes it, shape (words,),
+        which means nothing for the last word of a page.
     """
-    # Every text page passes here, and what an operation costs is mostly its call: there are as few as will do.
+    # Every text page passes here, and what an operation costs is mostly its call: so there is one for many pages.
     words = len(lengths)
-    gaps = np.zeros(words - 1, dtype=np.int64)
-    if len(starts) == 1:
-        return Arrangement(None, gaps)
-    ends = starts[1:] - 1
-    new_block = blocks[1:] != blocks[:-1]
+    ends = np.append(starts[1:], words)
     outlines = np.empty((4, len(starts)), dtype=boxes.dtype)
     np.minimum.reduceat(boxes[:2], starts, axis=1, out=outlines[:2])
     np.maximum.reduceat(boxes[2:], starts, axis=1, out=outlines[2:])
-    order: Ints | None = None
-    if side_by_side(outlines):
-        counts = np.append(starts[1:], words) - starts
-        # Words and the spaces between them.
-
-        def numbers(line: int) -> bool:
-            return is_page_number(" ".join(texts[starts[line] : starts[line] + counts[line]]))
-
-        columns = reading_order(outlines, np.add.reduceat(lengths, starts) + counts, numbers, tables)
-        if columns is not None:
-            outlines, counts = outlines[:, columns], counts[columns]
-            # Each word stands as many places further on as its line moves.
-            moved = np.cumsum(counts) - counts
-            order = np.arange(words) + np.repeat(starts[columns] - moved, counts)
-            # What was drawn one after the other MuPDF has parted, by more than boxes tell.
-            together = columns[1:] == columns[:-1] + 1
-            new_block = np.where(together, np.append(new_block, True)[columns[:-1]], _paragraphs(outlines))
-            ends = np.cumsum(counts[:-1]) - 1
-    gaps[ends] = np.where(_continues(outlines), 0, new_block + 1)
-    return Arrangement(order, gaps)
+    gaps = np.zeros(words, dtype=np.int64)
+    gaps[ends[:-1] - 1] = np.where(_continues(outlines), 0, (blocks[1:] != blocks[:-1]) + 1)
+    orders: dict[int, Ints] = {}
+    for page in side_by_side(outlines, pages).nonzero()[0].tolist():
+        first, last = int(pages[page]), int(pages[page + 1])
+        start, end = int(starts[first]), int(ends[last - 1])
+        found = _columns(
+            outlines[:, first:last],
+            texts[start:end],
+            lengths[start:end],
+            starts[first:last] - start,
+            blocks[first:last],
+            tables.get(page, ()),
+        )
+        if found is not None:
+            orders[page], gaps[start : end - 1] = found
+    return orders, gaps
 
 
-def side_by_side(lines: Floats) -> bool:
-    """Whether enough lines stand beside one another to make columns: a cheap test that most pages fail.
+def _columns(
+    outlines: Floats, texts: Sequence[str], lengths: Ints, starts: Ints, blocks: Ints, tables: Sequence[Box]
+) -> tuple[Ints, Ints] | None:
+    """The order of the words of one page, and the gaps in that order; None if they are in order as they are."""
+    words = len(lengths)
+    # Words and the spaces between them.
+    counts = np.append(starts[1:], words) - starts
+
+    def numbers(line: int) -> bool:
+        return is_page_number(" ".join(texts[starts[line] : starts[line] + counts[line]]))
+
+    columns = reading_order(outlines, np.add.reduceat(lengths, starts) + counts, numbers, tables)
+    if columns is None:
+        return None
+    outlines, counts = outlines[:, columns], counts[columns]
+    # Each word stands as many places further on as its line moves.
+    moved = np.cumsum(counts) - counts
+    order = np.arange(words) + np.repeat(starts[columns] - moved, counts)
+    # What was drawn one after the other MuPDF has parted, by more than boxes tell.
+    together = columns[1:] == columns[:-1] + 1
+    new_block = np.append(blocks[1:] != blocks[:-1], True)[columns[:-1]]
+    new_block = np.where(together, new_block, _paragraphs(outlines))
+    gaps = np.zeros(words - 1, dtype=np.int64)
+    gaps[np.cumsum(counts[:-1]) - 1] = np.where(_continues(outlines), 0, new_block + 1)
+    return order, gaps
+
+
+def side_by_side(lines: Floats, pages: Ints) -> npt.NDArray[np.bool_]:
+    """Whether enough lines of a page stand beside one another to make columns: a cheap test that most pages fail.
 
     Args:
-        lines: boxes, shape (4, lines).
+        lines: boxes, one page after the other, shape (4, lines).
+        pages: position of the first line of each page, each of which has one, and behind the last, shape (pages + 1,).
+
+    Returns:
+        Shape (pages,).
     """
-    if not 2 * MIN_COLUMN_LINES <= lines.shape[1] <= MAX_LINES:
-        return False
-    x0, y0, x1, y1 = lines[:, np.argsort(lines[1], kind="stable")]
+    counts = pages[1:] - pages[:-1]
+    page = np.repeat(np.arange(len(counts)), counts)
+    x0, y0, x1, y1 = lines[:, np.lexsort((lines[1], page))]
     overlap = np.minimum(y1[1:], y1[:-1]) - np.maximum(y0[1:], y0[:-1])
     heights = y1 - y0
     least = MIN_OVERLAP * np.minimum(heights[1:], heights[:-1])
-    beside = np.count_nonzero((overlap > least) & ((x0[1:] >= x1[:-1]) | (x1[1:] <= x0[:-1])))
-    return bool(beside >= max(MIN_COLUMN_LINES, MIN_BESIDE * len(x0)))
+    beside = (overlap > least) & ((x0[1:] >= x1[:-1]) | (x1[1:] <= x0[:-1])) & (page[1:] == page[:-1])
+    found = np.bincount(page[1:][beside], minlength=len(counts))
+    enough: npt.NDArray[np.bool_] = found >= np.maximum(MIN_COLUMN_LINES, MIN_BESIDE * counts)
+    return enough & (counts >= 2 * MIN_COLUMN_LINES) & (counts <= MAX_LINES)
 
 
 def is_page_number(text: str) -> bool:

@@ -10,6 +10,7 @@ import io
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import cache
 from math import ceil
 from pathlib import Path
 from typing import Final
@@ -30,7 +31,7 @@ TRAILER_BYTES: Final = 4096
 MAX_PAGE_CHARS: Final = 2_000_000  # a page of prose has 3,000; beyond this lies a decompression bomb
 MAX_TITLE_CHARS: Final = 500
 MAX_METADATA_CHARS: Final = 2000
-WORDS_AHEAD: Final = 10_000  # of pages that are drafted and not finished: forty of prose, 3 MB
+WORDS_AHEAD: Final = 10_000  # of pages that are drafted and not finished: forty of prose, 8 MB
 LOOK_DPI: Final = 100  # print of 8 points has small letters of 6 pixels then
 LOOK_PIXELS: Final = 6_000_000
 HIGHLIGHT: Final = (255, 224, 64)
@@ -192,7 +193,7 @@ def read(document: pymupdf.Document, number: int, *, pictures: bool = True) -> t
     Raises:
         UnknownPage: the document has no such page.
     """
-    return _finished(document, _drafted(document, number), pictures)
+    return _finished(document, _drafted(document, number), None, pictures)
 
 
 def _unclocked(number: int) -> AbstractContextManager[None]:
@@ -211,7 +212,8 @@ def read_all(
     Args:
         document: from `opened`.
         numbers: from 1.
-        clock: of the page of a number; entered twice, as it is drafted and as it is finished.
+        clock: of the page of a number; entered as it is drafted and as it is finished, and for what is done for many
+            pages at once by the last of them.
         pictures: as for `read`.
 
     Raises:
@@ -232,14 +234,40 @@ def read_all(
 
 def _all_finished(
     document: pymupdf.Document,
-    drafts: Iterable[Draft | Page],
+    drafts: Sequence[Draft | Page],
     clock: Callable[[int], AbstractContextManager[None]],
     pictures: bool,
 ) -> Iterator[tuple[Page, Why | None]]:
+    composed = _composed([draft for draft in drafts if isinstance(draft, Draft)], clock)
     for draft in drafts:
         with clock(draft.number):
-            finished = _finished(document, draft, pictures)
+            finished = _finished(document, draft, composed.get(draft.number), pictures)
         yield finished
+
+
+def _composed(
+    drafts: Sequence[Draft], clock: Callable[[int], AbstractContextManager[None]]
+) -> dict[int, tuple[str, Words]]:
+    """Text and words of the pages that have any, by number; without those that must be looked at alone.
+
+    What is done for many pages at once is linear in their words, which are few but on the last of them.
+    """
+    found: dict[int, tuple[str, Words]] = {}
+    if not drafts:
+        return found
+    try:
+        with clock(drafts[-1].number):
+            upright = [(draft, draft.layer) for draft in drafts if draft.layer and not draft.source.rotation]
+            if not upright:
+                return found
+            doubts = textlayer.doubtful([layer for _, layer in upright])
+            plain = [pair for pair, doubt in zip(upright, doubts, strict=True) if not doubt]
+            texts = textlayer.compose_all([layer for _, layer in plain])
+            found.update((draft.number, text) for (draft, _), text in zip(plain, texts, strict=True))
+    # Whichever page it is of: each is composed alone, and says it of itself.
+    except Exception:  # noqa: BLE001
+        found.clear()
+    return found
 
 
 def _drafted(document: pymupdf.Document, number: int) -> Draft | Page:
@@ -257,24 +285,31 @@ def _drafted(document: pymupdf.Document, number: int) -> Draft | Page:
         return _damaged(number, error)
 
 
-def _finished(document: pymupdf.Document, draft: Draft | Page, pictures: bool) -> tuple[Page, Why | None]:
+def _finished(
+    document: pymupdf.Document, draft: Draft | Page, composed: tuple[str, Words] | None, pictures: bool
+) -> tuple[Page, Why | None]:
+    """The page of a draft; `composed` of its words, or else made of them here."""
     if isinstance(draft, Page):
         return draft, None
     source = draft.source
     try:
-        text, words = textlayer.compose(source, draft.layer) if draft.layer else ("", Words())
+        if composed is None:
+            composed = textlayer.compose(source, draft.layer) if draft.layer else ("", Words())
+        text, words = composed
         error = None
         if len(text) > MAX_PAGE_CHARS:
             text, words, error = "", Words(), f"The page has more than {MAX_PAGE_CHARS:,} characters."
         page = Page(draft.number, draft.width, draft.height, text, words, error=error, label=draft.label)
         if error:
             return page, None
-        why = triage.judge(page, lambda: triage.marked(source), lambda: triage.covered(source))
+        # Looked for once: each time is a pass over the page.
+        placed = cache(lambda: triage.pictures(source))
+        why = triage.judge(page, lambda: triage.marked(source), lambda: triage.covered(source, placed()))
         if why is None and not words and (lost := damage.lost_content(document, source, draft.said)):
             page = replace(page, error=f"The page is damaged: {lost}")
         elif words and draft.said and (lost := damage.lost(draft.said)):
             page = replace(page, warning=f"Part of the page was lost: {lost}")
-        if pictures and why is None and words and any(silent_pictures(source, page)):
+        if pictures and why is None and words and any(silent_pictures(source, page, placed)):
             why = "mixed"
     except Exception as error:  # noqa: BLE001 -- as above
         return _damaged(draft.number, error), None
@@ -286,14 +321,21 @@ def _damaged(number: int, error: Exception) -> Page:
     return Page(number, 0.0, 0.0, "", Words(), error=f"The page is damaged: {brief(error)}")
 
 
-def silent_pictures(source: pymupdf.Page, page: Page) -> Iterator[Picture]:
+def silent_pictures(
+    source: pymupdf.Page, page: Page, placed: Callable[[], tuple[Picture, ...]] | None = None
+) -> Iterator[Picture]:
     """The pictures on a page that look like text and have none of the page's own over them.
+
+    Args:
+        source: the page.
+        page: what was read of it.
+        placed: its pictures, where they are known.
 
     Text pages pay only for a look at the list of their images, unless one is large enough to be looked at.
     """
     if not triage.may_hold_text(source):
         return
-    pictures = triage.pictures(source)
+    pictures = placed() if placed else triage.pictures(source)
     for picture in triage.silent(page, pictures):
         alone = sum(triage.meet(picture, other) for other in pictures) == 1
         if alone and photographs.is_photograph(picture, LOOK_DPI):

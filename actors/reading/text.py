@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
+from itertools import accumulate, chain, pairwise
 from typing import Final
 
 import numpy as np
@@ -45,38 +46,60 @@ _ODD: Final = re.compile(f"[{''.join(re.escape(chr(code)) for code in _CLEAN)}\u
 
 
 def assemble(texts: Sequence[str], gaps: npt.NDArray[np.int64], boxes: npt.NDArray[np.float32]) -> tuple[str, Words]:
-    """Join words into a page's text and note where each one went.
+    """`assemble_all` of one page, with no gap behind its last word; it may have none."""
+    return assemble_all([texts], np.append(gaps, 0), boxes)[0] if texts else ("", Words())
+
+
+def assemble_all(
+    pages: Sequence[Sequence[str]], gaps: npt.NDArray[np.int64], boxes: npt.NDArray[np.float32]
+) -> list[tuple[str, Words]]:
+    """Join words into the text of each page and note where each one went.
 
     Args:
-        texts: the words in reading order, none empty.
+        pages: the words of each in reading order, none empty; at least one on each page.
         gaps: between each word and the next, 0: they stand in the same line, 1: the next begins a line, 2: it begins
-            a block; shape (words - 1,).
+            a block; shape (words,), one page after the other; that behind the last word of a page is of no account.
         boxes: x0, y0, x1, y1 of each word, shape (4, words), points.
 
     Returns:
-        The text (a space between words, a newline between lines, a blank line between blocks; words divided at the end
-        of a line joined) and the words.
+        For each page its text (a space between words, a newline between lines, a blank line between blocks; words
+        divided at the end of a line joined) and its words.
     """
-    if not texts:
-        return "", Words()
-    (breaks,) = gaps.nonzero()
-    if divided := hyphens.decide(texts, breaks.tolist()):
-        texts, gaps = _joined(texts, gaps, divided)
-        (breaks,) = gaps.nonzero()
-    parts = [SEPARATORS[0]] * (2 * len(texts) - 1)
-    parts[::2] = texts
-    for index, gap in zip(breaks.tolist(), gaps[breaks].tolist(), strict=True):
-        parts[2 * index + 1] = SEPARATORS[gap]
-    lengths = np.fromiter(map(len, texts), np.int32, len(texts))
-    records = np.empty(len(texts), dtype=WORD)
+    edges = list(accumulate(map(len, pages), initial=0))
+    pages, gaps = list(pages), gaps.copy()
+    gaps[np.array(edges[1:]) - 1] = 0
+    (broken,) = gaps.nonzero()
+    parted = np.searchsorted(broken, edges).tolist()
+    breaks, steps = broken.tolist(), gaps[broken].tolist()
+    joined: list[str] = []
+    for number, texts in enumerate(pages):
+        first, last = edges[number : number + 2]
+        here = slice(*parted[number : number + 2])
+        ends, kinds = [end - first for end in breaks[here]], steps[here]
+        if divided := hyphens.decide(texts, ends):
+            pages[number], own = _joined(texts, gaps[first : last - 1], divided)
+            gaps[first : last - 1] = own
+            ends = own.nonzero()[0].tolist()
+            kinds = own[ends].tolist()
+        parts = [SEPARATORS[0]] * (2 * len(texts) - 1)
+        parts[::2] = pages[number]
+        for end, kind in zip(ends, kinds, strict=True):
+            parts[2 * end + 1] = SEPARATORS[kind]
+        joined.append("".join(parts))
+    counts = [last - first for first, last in pairwise(edges)]
+    lengths = np.fromiter(map(len, chain.from_iterable(pages)), np.int32, edges[-1])
+    records = np.empty(edges[-1], dtype=WORD)
     # As the table of numbers that it is, the boxes go in at once.
-    table = records.view(np.int32).reshape(len(texts), -1)
-    starts, ends = table[:, 0], table[:, 1]
-    np.cumsum(lengths[:-1] + SEPARATOR_CHARS[gaps], out=starts[1:])
-    starts[0] = 0
-    np.add(starts, lengths, out=ends)
+    table = records.view(np.int32).reshape(edges[-1], -1)
+    taken = lengths + SEPARATOR_CHARS[gaps]
+    starts = np.cumsum(taken) - taken
+    starts -= np.repeat(starts[edges[:-1]], counts)
+    table[:, 0] = starts
+    np.add(table[:, 0], lengths, out=table[:, 1])
     table[:, 2:].view(np.float32)[:] = boxes.T
-    return "".join(parts), Words(records.tobytes())
+    packed = records.tobytes()
+    places = pairwise(edge * WORD.itemsize for edge in edges)
+    return [(text, Words(packed[start:end])) for text, (start, end) in zip(joined, places, strict=True)]
 
 
 def gaps(blocks: npt.NDArray[np.int64], lines: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

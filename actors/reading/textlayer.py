@@ -1,23 +1,24 @@
-"""The text layer of a page: its words as MuPDF finds them, and the text that is made of them.
+"""The text layer of pages: their words as MuPDF finds them, and the text that is made of them.
 
-The two are apart because they are quicker so: MuPDF's code and numpy's push each other out of the processor's caches.
-Pages that are extracted one after another and composed then take 3 % less than pages read one by one.
+The two are apart because they are quicker so. A page has 235 words, of which numpy's work takes less time than its
+calls; so pages are extracted one after another, and many of them are composed at once.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import accumulate, chain
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 from actors.messages import Box, Words
-from actors.reading.layout import arrange
+from actors.reading.layout import arrange_all
 from actors.reading.mupdf import pymupdf
-from actors.reading.text import assemble, clean
+from actors.reading.text import assemble_all, clean
 
 Boxes = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
@@ -42,6 +43,7 @@ class Layer:
         starts: position of the first word of each line.
         blocks: that each line is in.
         flags: MuPDF's, that they were found with.
+        content: the `TextPage` they are from, to look at again.
     """
 
     texts: tuple[str, ...]
@@ -49,6 +51,7 @@ class Layer:
     starts: list[int]
     blocks: list[int]
     flags: int
+    content: Any = field(default=None, repr=False, compare=False)
 
     @property
     def array(self) -> Boxes:
@@ -56,89 +59,174 @@ class Layer:
         return np.frombuffer(self.boxes, dtype=np.float32).reshape(4, -1)
 
 
-def extract(source: pymupdf.Page, flags: int = FLAGS, *, mended: bool = False) -> Layer | None:
+def extract(source: pymupdf.Page, flags: int = FLAGS) -> Layer | None:
     """What MuPDF finds on a page; None if that is nothing.
 
     Args:
         source: the page.
         flags: `FLAGS` or `ONCE_FLAGS`.
-        mended: whether the box of each letter is worked out anew from its font; that takes as long as all the rest.
     """
     content = source.get_textpage(flags=flags)
-    pymupdf.TOOLS.unset_quad_corrections(not mended)
-    try:
-        found = content.extractWORDS()
-    finally:
-        pymupdf.TOOLS.unset_quad_corrections(False)
+    found = _words(content)
     if not found:
         return None
     x0, y0, x1, y1, texts, blocks, _, numbers = zip(*found, strict=True)
     starts = [index for index, number in enumerate(numbers) if not number]  # counted anew in each line
+    boxes = _packed(x0, y0, x1, y1)
+    return Layer(texts, boxes, starts, [blocks[index] for index in starts], flags, content)
+
+
+def _words(content: Any, *, measured: bool = False) -> list[Any]:
+    """MuPDF's words.
+
+    Args:
+        content: a `TextPage`.
+        measured: whether the box of each letter is worked out anew from its font; that takes as long as all the rest.
+    """
+    pymupdf.TOOLS.unset_quad_corrections(not measured)
+    try:
+        found: list[Any] = content.extractWORDS()
+    finally:
+        pymupdf.TOOLS.unset_quad_corrections(False)
+    return found
+
+
+def _packed(*sides: Sequence[float]) -> bytes:
     # MuPDF's numbers are of single precision already. Packed they take a tenth of the room, and numpy takes twice as
     # long to turn tuples of them into an array.
-    boxes = struct.pack(f"{4 * len(found)}f", *x0, *y0, *x1, *y1)
-    return Layer(texts, boxes, starts, [blocks[index] for index in starts], flags)
+    return struct.pack(f"{4 * len(sides[0])}f", *sides[0], *sides[1], *sides[2], *sides[3])
+
+
+def doubtful(layers: Sequence[Layer]) -> list[bool]:
+    """Which layers must be `mended`: a font tells a wrong height, or lines are printed twice.
+
+    Args:
+        layers: of pages that are not rotated, as extracted with `FLAGS`; at least one.
+    """
+    boxes = np.concatenate([layer.array for layer in layers], axis=1)
+    counts = [len(layer.texts) for layer in layers]
+    lengths = np.fromiter(map(len, chain.from_iterable(layer.texts for layer in layers)), np.int64, sum(counts))
+    flat = np.logical_or.reduceat(_flat(boxes, lengths), list(accumulate(counts[:-1], initial=0)))
+    starts, pages = _lines(layers)
+    return (flat | _overprinted(boxes[:, starts], pages)).tolist()  # type: ignore[no-any-return]
+
+
+def mended(source: pymupdf.Page, layer: Layer) -> Layer | None:
+    """A layer as it should be, with the boxes of the page as displayed; None if nothing of it is left."""
+    boxes = layer.array
+    lengths = np.fromiter(map(len, layer.texts), np.int64, len(layer.texts))
+    if layer.content and _flat(boxes, lengths).any():
+        x0, y0, x1, y1, *_ = zip(*_words(layer.content, measured=True), strict=True)
+        boxes = np.array((x0, y0, x1, y1), dtype=np.float32)
+    if source.rotation:
+        boxes = _turned(boxes, source.rotation_matrix)
+    starts, pages = _lines([layer])
+    if layer.flags == FLAGS and _overprinted(boxes[:, starts], pages).any():
+        once = extract(source, ONCE_FLAGS)
+        return mended(source, once) if once else None
+    return replace(layer, boxes=boxes.tobytes())
 
 
 def compose(source: pymupdf.Page, layer: Layer, tables: Sequence[Box] = ()) -> tuple[str, Words]:
-    """The text of a page, clean and in reading order, and its words.
+    """The text of one page and its words.
 
     Args:
         source: the page, for what must be looked at again.
         layer: extracted from it.
         tables: on it, as displayed, that are to be read whole.
     """
-    texts, boxes = layer.texts, layer.array
-    lengths = np.fromiter(map(len, texts), np.int64, len(texts))
-    if _flat(boxes, lengths) and (mended := extract(source, layer.flags, mended=True)):
-        boxes = mended.array
-    if source.rotation:
-        boxes = _turned(boxes, source.rotation_matrix)
-    starts, blocks = np.array((layer.starts, layer.blocks), dtype=np.int64)
-    if layer.flags == FLAGS and _overprinted(boxes[:, starts]):
-        once = extract(source, ONCE_FLAGS)
-        return compose(source, once, tables) if once else ("", Words())
-    joined = "\n".join(texts)
-    if not joined.isascii():
-        # A soft hyphen is seen at the end of a line only, and some fonts have it for every hyphen.
-        # All at once: word by word costs a tenth of the reading. Normalisation does not reach across a newline.
-        cleaned = clean(joined.replace("\u00ad\n", "-\n"))
-        if cleaned != joined:
-            texts = tuple(map(str.strip, cleaned.split("\n")))
-            lengths = np.fromiter(map(len, texts), np.int64, len(texts))
-        if "" in texts:
-            kept = lengths > 0
-            texts = tuple(filter(None, texts))
-            if not texts:
-                return "", Words()
-            # A line begins as many words earlier as are gone before it, and is gone itself if all of its words are.
-            left = np.logical_or.reduceat(kept, starts)
-            starts, blocks = (np.cumsum(kept) - kept)[starts[left]], blocks[left]
-            boxes, lengths = boxes[:, kept], lengths[kept]
-    arranged = arrange(boxes, texts, lengths, starts, blocks, tables)
-    if arranged.order is not None:
-        texts = tuple(texts[index] for index in arranged.order.tolist())
-        boxes = boxes[:, arranged.order]
-    return assemble(texts, arranged.gaps, boxes)
+    whole = mended(source, layer)
+    return compose_all([whole], {0: tables})[0] if whole else ("", Words())
 
 
-def _flat(boxes: Boxes, lengths: Ints) -> bool:
-    """Whether a word is too low for its letters: its font tells a wrong height, often none."""
-    width, height = boxes[2:] - boxes[:2]
-    flat = np.minimum(width, height) * lengths < FLAT * np.maximum(width, height)
-    return bool((flat & (lengths > 2)).any())  # a dash is as flat as it looks
-
-
-def _overprinted(begins: Boxes) -> bool:
-    """Whether two lines begin in the same place: some programs print bold, or all of a page, by printing it again.
+def compose_all(layers: Sequence[Layer], tables: Mapping[int, Sequence[Box]] | None = None) -> list[tuple[str, Words]]:
+    """The text of pages, clean and in reading order, and their words.
 
     Args:
-        begins: boxes of the first words of lines, shape (4, lines).
+        layers: of each page; mended where they need it.
+        tables: on some of them, as displayed, that are to be read whole.
     """
-    x0, y0, _, y1 = begins[:, np.lexsort(begins[:2])]
+    found = [("", Words()) for _ in layers]
+    kept = [(number, whole) for number, layer in enumerate(layers) if (whole := _cleaned(layer))]
+    if not kept:
+        return found
+    layers = [layer for _, layer in kept]
+    counts = [len(layer.texts) for layer in layers]
+    texts = [text for layer in layers for text in layer.texts]
+    lengths = np.fromiter(map(len, texts), np.int64, len(texts))
+    boxes = np.concatenate([layer.array for layer in layers], axis=1)
+    starts, lines = _lines(layers)
+    blocks = np.fromiter(chain.from_iterable(layer.blocks for layer in layers), np.int64, len(starts))
+    known = {place: tables[number] for place, (number, _) in enumerate(kept) if number in tables} if tables else {}
+    orders, gaps = arrange_all(boxes, texts, lengths, starts, blocks, lines, known)
+    pages: list[Sequence[str]] = [layer.texts for layer in layers]
+    edges = list(accumulate(counts, initial=0))
+    for place, order in orders.items():
+        pages[place] = [pages[place][index] for index in order.tolist()]
+        first, last = edges[place : place + 2]
+        boxes[:, first:last] = boxes[:, first:last][:, order]
+    for (number, _), composed in zip(kept, assemble_all(pages, gaps, boxes), strict=True):
+        found[number] = composed
+    return found
+
+
+def _lines(layers: Sequence[Layer]) -> tuple[Ints, Ints]:
+    """Positions of the first words of lines, shape (lines,), and of the first lines of pages, shape (pages + 1,)."""
+    counts = [len(layer.starts) for layer in layers]
+    words = list(accumulate((len(layer.texts) for layer in layers[:-1]), initial=0))
+    starts = np.fromiter(chain.from_iterable(layer.starts for layer in layers), np.int64, sum(counts))
+    return starts + np.repeat(words, counts), np.array(list(accumulate(counts, initial=0)))
+
+
+def _cleaned(layer: Layer) -> Layer | None:
+    """A layer with clean texts, without words of which nothing is left; None if nothing is."""
+    joined = "\n".join(layer.texts)
+    if joined.isascii():
+        return layer
+    # A soft hyphen is seen at the end of a line only, and some fonts have it for every hyphen.
+    # All at once: word by word costs a tenth of the reading. Normalisation does not reach across a newline.
+    cleaned = clean(joined.replace("\u00ad\n", "-\n"))
+    texts = layer.texts if cleaned == joined else tuple(map(str.strip, cleaned.split("\n")))
+    if "" not in texts:
+        return replace(layer, texts=texts)
+    kept = np.fromiter(map(bool, texts), np.bool_, len(texts))
+    if not kept.any():
+        return None
+    # A line begins as many words earlier as are gone before it, and is gone itself if all of its words are.
+    starts, blocks = np.array((layer.starts, layer.blocks), dtype=np.int64)
+    left = np.logical_or.reduceat(kept, starts)
+    return replace(
+        layer,
+        texts=tuple(filter(None, texts)),
+        boxes=layer.array[:, kept].tobytes(),
+        starts=(np.cumsum(kept) - kept)[starts[left]].tolist(),
+        blocks=blocks[left].tolist(),
+    )
+
+
+def _flat(boxes: Boxes, lengths: Ints) -> npt.NDArray[np.bool_]:
+    """Which words are too low for their letters: their font tells a wrong height, often none."""
+    width, height = boxes[2:] - boxes[:2]
+    flat: npt.NDArray[np.bool_] = np.minimum(width, height) * lengths < FLAT * np.maximum(width, height)
+    return flat & (lengths > 2)  # a dash is as flat as it looks
+
+
+def _overprinted(begins: Boxes, pages: Ints) -> npt.NDArray[np.bool_]:
+    """On which pages two lines begin in the same place: some programs print bold, or all of a page, by printing again.
+
+    Args:
+        begins: boxes of the first words of lines, one page after the other, shape (4, lines).
+        pages: position of the first line of each page, and behind the last, shape (pages + 1,).
+    """
+    counts = pages[1:] - pages[:-1]
+    page = np.repeat(np.arange(len(counts)), counts)
+    x0, y0, _, y1 = begins[:, np.lexsort((*begins[:2], page))]
     near = OVERPRINT * (y1 - y0)[1:]
-    # Ascending, so only the distances across can be negative.
-    return bool(((y0[1:] - y0[:-1] < near) & (np.abs(x0[1:] - x0[:-1]) < near)).any())
+    # Ascending on each page, so only the distances across can be negative.
+    again = (y0[1:] - y0[:-1] < near) & (np.abs(x0[1:] - x0[:-1]) < near) & (page[1:] == page[:-1])
+    found = np.zeros(len(counts), dtype=np.bool_)
+    found[page[1:][again]] = True
+    return found
 
 
 def _turned(boxes: Boxes, matrix: Any) -> Boxes:

@@ -194,9 +194,9 @@ def marked(source: pymupdf.Page) -> bool:
     return any(not kind.endswith("-text") for kind, _ in source.get_bboxlog())
 
 
-def covered(source: pymupdf.Page) -> float:
-    """The part of a page that its images cover, 0 to 1; costs a pass over its content."""
-    found = sum(_area(picture.box) for picture in pictures(source))
+def covered(source: pymupdf.Page, placed: Sequence[Picture]) -> float:
+    """The part of a page that its pictures cover, 0 to 1."""
+    found = sum(_area(picture.box) for picture in placed)
     return min(1.0, found / max(1.0, float(source.rect.width * source.rect.height))) if found else 0.0
 
 

@@ -217,7 +217,7 @@ def test_only_the_picture_of_a_mixed_page_is_read(monkeypatch: pytest.MonkeyPatc
     looks: list[Page] = []
     look = pages.silent_pictures
 
-    def noted(source: pymupdf.Page, page: Page) -> Iterator[Picture]:
+    def noted(source: pymupdf.Page, page: Page, placed: object = None) -> Iterator[Picture]:
         looks.append(page)
         return look(source, page)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -288,6 +289,23 @@ def bold(page: pymupdf.Page) -> None:
         page.insert_text((40 + again, 40), TEXT)
 
 
+def columns(page: pymupdf.Page) -> None:
+    for row in range(12):
+        for left in (210, 30):
+            page.insert_text(
+                (left, 30 + 20 * row), f"{row} of the largest mo-" if row % 2 else "ons of Saturn are here"
+            )
+
+
+def accented(page: pymupdf.Page) -> None:
+    page.insert_text((40, 40), "caf\u00e9 na\u00efve \u00a0 \u00fcber")
+
+
+def turned(page: pymupdf.Page) -> None:
+    write(page)
+    page.set_rotation(90)
+
+
 KINDS: dict[str, Callable[[pymupdf.Page], object]] = {
     "text": write,
     "blank": lambda page: None,
@@ -295,6 +313,9 @@ KINDS: dict[str, Callable[[pymupdf.Page], object]] = {
     "stamped": stamped,
     "broken": broken,
     "bold": bold,
+    "columns": columns,
+    "accented": accented,
+    "turned": turned,
 }
 
 
@@ -323,7 +344,9 @@ def test_pages_read_together_are_those_read_one_by_one(kinds: list[str], ahead: 
             together = list(pages.read_all(document, numbers, clock))
     assert together == single
     assert entered[::2] == [-number for number in entered[1::2]]
-    assert sorted(entered[::2]) == sorted(2 * numbers)
+    # Each as it is drafted and as it is finished; what is done for all of them at once is the last one's.
+    assert all(count >= 2 * numbers.count(number) for number, count in Counter(entered[::2]).items())
+    assert set(entered[::2]) == set(numbers)
     wrong = [page.error is not None for page, _ in together[:-1]]
     assert wrong == [kind == "broken" for kind in kinds]
 

@@ -574,8 +574,8 @@ def test_the_watchdog_guards_each_page(mixed: str, settings: Settings, monkeypat
     armed: list[float] = []
     monkeypatch.setattr(signal, "setitimer", lambda which, seconds: armed.append(seconds))
     read_range(mixed, Range((1, 2, 3)), setup(settings))
-    # For opening the file, and for both parts of the work on each page.
-    assert (armed[1::2], armed[0]) == ([0] * 7, 7)
+    # For opening the file, for both parts of the work on each page, and for what is done of all pages at once.
+    assert (armed[1::2], armed[0]) == ([0] * 8, 7)
     assert all(6 < seconds <= 7 for seconds in armed[2::2])
 
 
@@ -595,8 +595,9 @@ def test_all_that_is_done_about_a_page_shares_its_time(
     monkeypatch.setattr(limits, "time", SimpleNamespace(monotonic=lambda: now[0]))
     wanted = replace(enriching, details=True, images=Allowance(1000), encoder=None)
     read_range(mixed, Range((1, 3)), wanted)
-    # Models; opening; both extracted, composed, searched for tables, for images; enriched by what they left together.
-    assert armed == [7, 7, 7, 7, 6, 6, 5, 5, 4, 4, 6]
+    # Models; opening; both extracted, composed together in the last one's time, finished, searched for tables, for
+    # images; enriched by what they left together.
+    assert armed == [7, 7, 7, 7, 6, 6, 5, 5, 4, 4, 3, 5]
 
     monkeypatch.setattr(ocr, "read", lambda *_, **__: [Page(number, 1, 1, "", Words()) for number in (2, 3)])
     armed.clear()
