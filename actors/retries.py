@@ -14,8 +14,8 @@ from typing import Final
 SHARE: Final = 0.1
 """Repetitions that one call pays for."""
 
-AT_ONCE: Final = 10
-"""Most that are saved up: what the death of one replica may cost."""
+AT_ONCE: Final = 100
+"""Most that are saved up: what the death of one replica may cost, where calls do not travel in batches."""
 
 A_SECOND: Final = 1.0
 """Repetitions that are allowed a second whatever the traffic is."""
