@@ -251,7 +251,7 @@ def _keys(field: str) -> _Keys:
 def _in_rows(
     keys: npt.NDArray[np.uint32], times: npt.NDArray[np.uint32], sizes: npt.NDArray[np.int64]
 ) -> tuple[Rows, npt.NDArray[np.int64]]:
-    """Words of entries, each in as few rows as it takes for none to be too full, but no more than `MOST` times the least.
+    """Words of entries, each in as few rows as it takes for none to be too full, at most `MOST` times the least.
 
     Words whose keys are alike stay in one row however many there are, and whoever writes a document can choose them so.
     Then those of a row that come last are left out: the score of the entry for these words is a little less.
