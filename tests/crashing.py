@@ -31,6 +31,7 @@ from typing import Any, Final, Literal
 from unittest import mock
 
 import history
+import numpy as np
 import psutil
 from history import Contents, Event
 from power import PowerLoss
@@ -43,7 +44,7 @@ from actors.database import Database
 from actors.deadline import Deadline
 from actors.errors import DeadlineExceeded, Unavailable
 from actors.ingest import Ingest
-from actors.messages import Accepted, Change, Lease, Mention, PageRange, PageReading, Upload
+from actors.messages import Accepted, Change, Embeddings, Lease, Mention, PageRange, PageReading, Upload
 from actors.reading import chunking, pages
 from actors.store import blobs, dialect, doctor, jobs, lifecycle
 from config import logs
@@ -295,11 +296,14 @@ class PlainPdf:
 
 
 def read_page(path: str, number: int) -> PageReading:
-    """A page, its chunks, and its capitalised words as mentions: the same whenever it is read."""
+    """A page, its chunks with vectors, and its capitalised words as mentions: the same whenever it is read."""
     with pages.opened(path) as document:
         page, _ = pages.read(document, number)
     names = tuple(Mention(m[0], "NAME", m.start(), m.end(), number) for m in NAME.finditer(page.text))
-    return PageReading(page, chunking.chunk(page, CHUNK_TOKENS), names)
+    chunks = chunking.chunk(page, CHUNK_TOKENS)
+    vectors = np.array([[len(chunk.text), chunk.start, number, 1] for chunk in chunks], np.float64).reshape(-1, 4)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return PageReading(page, chunks, names, embeddings=Embeddings.of("crashing", vectors))
 
 
 def run(plan: Plan) -> None:

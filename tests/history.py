@@ -195,6 +195,7 @@ async def contents(connection: AsyncConnection) -> Contents:
         ),
         "pages": select(tables.pages),
         "chunks": select(*[column for column in chunk if column.name != "id"]),
+        "vectors": select(tables.vectors),
         "mentions": select(
             *[column for column in mention if column.name not in ("id", "entity_id")], entity.normal, entity.label
         ).join(tables.entities, entity.id == mention.entity_id),
