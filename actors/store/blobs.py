@@ -260,6 +260,11 @@ class Incoming:
             with _told():
                 await asyncio.to_thread(self._append, piece)
 
+    async def hash(self) -> str:
+        """SHA-256 of everything written so far, in hex."""
+        await self.flush()
+        return self._hash.hexdigest()
+
     async def commit(self) -> tuple[str, int]:
         """Make the file last, under its content address. Called again, it puts back what was removed meanwhile.
 
