@@ -231,9 +231,10 @@ class Incoming:
             with _told():
                 await asyncio.shield(opening)
         except asyncio.CancelledError:
-            # The thread goes on: wait for it, or its file would be left behind.
-            await opening
-            await asyncio.to_thread(self._abandon)
+            # The thread goes on: wait for it, or its file would be left behind. If it failed, there is none.
+            await asyncio.wait((opening,))
+            if opening.exception() is None:
+                await asyncio.to_thread(self._abandon)
             raise
         return self
 
