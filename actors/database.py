@@ -21,7 +21,15 @@ from sqlalchemy import URL
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from actors.deadline import Deadline
-from actors.errors import FileGone, GatherumError, InvalidInput, StaleLease, Unavailable, UnknownDocument
+from actors.errors import (
+    DeadlineExceeded,
+    FileGone,
+    GatherumError,
+    InvalidInput,
+    StaleLease,
+    Unavailable,
+    UnknownDocument,
+)
 from actors.messages import (
     Accepted,
     Change,
@@ -80,7 +88,7 @@ from actors.store import (
 from actors.store import readings as reading_rows
 from actors.store.blobs import Blobs, Stored
 from actors.store.doctor import Doctor, announce
-from actors.store.engine import Store
+from actors.store.engine import GRACE_S, Store
 from actors.store.entities import Wanted
 from config import logs
 from config.settings import BlobSettings, DatabaseSettings, ModelSettings, SourcesSettings
@@ -95,6 +103,9 @@ FORGET_PAGES = 200
 
 FOLLOW_S = 1.0
 """How often a waiting follower looks for changes that another process has made, s."""
+
+TEND_RESERVE_S = GRACE_S + 1.0
+"""What `tend` keeps of its time to answer in, s: a transaction that is broken off may take so long to end."""
 
 GONE_S = 1.0
 """How often jobs whose worker has gone are looked for before those in the queue, s; after them at every claim."""
@@ -439,7 +450,7 @@ class Database:
 
         Args:
             limit: most readings that may wait in the background lane.
-            deadline: of the call; what is not done by then is left for the next one.
+            deadline: of the call; what is not done `TEND_RESERVE_S` before it is left for the next one.
         """
 
         async def reread(connection: AsyncConnection, now: float) -> int:
@@ -465,10 +476,15 @@ class Database:
         queued = await self._write(reread, deadline, "queueing documents to be read again", repeatable=True)
         keys_removed = await self._write(keys.forget, deadline, "forgetting idempotency keys", repeatable=True)
         removed = 0
-        # A transaction each: between two of them others write.
+        # A transaction each: between two of them others write. Time is left to say what has been done.
+        until = deadline.reserve(TEND_RESERVE_S)
         what = "removing superseded readings"
-        while (pages := await self._write(prune, deadline, what, repeatable=True)) is not None:
-            removed += pages
+        try:
+            while (pages := await self._write(prune, until, what, repeatable=True)) is not None:
+                removed += pages
+        except DeadlineExceeded as error:
+            if not removed:
+                logs.get().warning("superseded_readings_stay", detail=error.detail)
         return Tended(queued, removed, keys_removed)
 
     async def claim(self, worker: str, lease_s: float, *, deadline: Deadline) -> Lease | None:

@@ -21,7 +21,7 @@ from sqlalchemy import event, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 from stores import database_in, open_database, publish, soon, upload
 
-from actors.database import Database
+from actors.database import TEND_RESERVE_S, Database
 from actors.deadline import Deadline
 from actors.errors import (
     Conflict,
@@ -54,6 +54,7 @@ from actors.messages import (
     StoredLookup,
     Upload,
 )
+from actors.reading import PIPELINE
 from actors.store import room
 from actors.store.blobs import Folder
 from actors.store.documents import check_name, ensure_collection, new_id, title_of
@@ -716,6 +717,23 @@ async def test_a_database_that_has_not_started_is_not_ready(tmp_path: Path) -> N
     database = database_in(tmp_path)
     assert not (await database.health(deadline=soon())).ready
     await database.stop()
+
+
+async def test_upkeep_that_runs_out_of_time_says_what_it_has_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def endless(connection: AsyncConnection) -> int:
+        return 1
+
+    async with open_database(tmp_path) as database:
+        await publish(database, tmp_path, [page_reading(1)])
+        monkeypatch.setattr("actors.database.PIPELINE", PIPELINE + 1)
+        monkeypatch.setattr("actors.store.upkeep.prune", endless)
+        deadline = Deadline.after(TEND_RESERVE_S + 0.3)
+        done = await database.tend(10, deadline=deadline)
+        assert not deadline.expired
+    assert done.queued == 1
+    assert done.pages > 0
 
 
 def test_what_may_be_repeated_exists() -> None:
