@@ -94,6 +94,7 @@ from config import logs
 from config.settings import BlobSettings, DatabaseSettings, ModelSettings, SourcesSettings
 
 T = TypeVar("T")
+Counted = TypeVar("Counted", int, int | None)
 
 MAX_LIMIT = 1000
 """Most documents that are listed at once."""
@@ -473,14 +474,14 @@ class Database:
         async def prune(connection: AsyncConnection, now: float) -> int | None:
             return await upkeep.prune(connection)
 
-        queued = await self._write(reread, deadline, "queueing documents to be read again", repeatable=True)
-        keys_removed = await self._write(keys.forget, deadline, "forgetting idempotency keys", repeatable=True)
+        queued = await self._write(_most(reread), deadline, "queueing documents to be read again", repeatable=True)
+        keys_removed = await self._write(_most(keys.forget), deadline, "forgetting idempotency keys", repeatable=True)
         removed = 0
         # A transaction each: between two of them others write. Time is left to say what has been done.
         until = deadline.reserve(TEND_RESERVE_S)
         what = "removing superseded readings"
         try:
-            while (pages := await self._write(prune, until, what, repeatable=True)) is not None:
+            while (pages := await self._write(_most(prune), until, what, repeatable=True)) is not None:
                 removed += pages
         except DeadlineExceeded as error:
             if not removed:
@@ -634,7 +635,7 @@ class Database:
             await vectors.forget_fitted(connection, encoder)
             return await vectors.forget_others(connection, encoder, FORGET_PAGES)
 
-        return await self._write(work, deadline, "removing vectors", repeatable=True)
+        return await self._write(_most(work), deadline, "removing vectors", repeatable=True)
 
     async def embedded_chunks(self, encoder: str, *, deadline: Deadline) -> int:
         """Chunks that have vectors of an encoder."""
@@ -966,6 +967,19 @@ def _ending(
         except StaleLease:
             if runs == 1:
                 raise
+
+    return again
+
+
+def _most(
+    work: Callable[[AsyncConnection, float], Awaitable[Counted]],
+) -> Callable[[AsyncConnection, float], Awaitable[Counted]]:
+    """A unit that says how much it has done, made repeatable: run again, it finds nothing left of that to do."""
+    runs: list[Counted] = []
+
+    async def again(connection: AsyncConnection, now: float) -> Counted:
+        runs.append(await work(connection, now))
+        return max(runs, key=lambda number: -1 if number is None else number)
 
     return again
 

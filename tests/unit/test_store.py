@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import event, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
-from stores import database_in, open_database, publish, soon, upload
+from stores import database_in, open_database, publish, soon, upload, writes_of
 
 from actors.database import TEND_RESERVE_S, Database
 from actors.deadline import Deadline
@@ -736,5 +736,7 @@ async def test_upkeep_that_runs_out_of_time_says_what_it_has_done(
     assert done.pages > 0
 
 
-def test_what_may_be_repeated_exists() -> None:
-    assert all(callable(getattr(Database, name)) for name in Database.IDEMPOTENT)
+def test_what_may_be_repeated_is_made_of_units_that_may_be() -> None:
+    assert writes_of("accept") == [True]
+    assert writes_of("remove_source") == [False]
+    assert [name for name in Database.IDEMPOTENT if not all(writes_of(name))] == []
