@@ -21,7 +21,7 @@ from sqlalchemy import URL
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from actors.deadline import Deadline
-from actors.errors import FileGone, GatherumError, StaleLease, Unavailable, UnknownDocument
+from actors.errors import DeadlineExceeded, FileGone, GatherumError, StaleLease, Unavailable, UnknownDocument
 from actors.messages import (
     Accepted,
     Change,
@@ -72,13 +72,14 @@ from actors.store import (
 from actors.store import readings as reading_rows
 from actors.store.blobs import Blobs, Stored
 from actors.store.doctor import Doctor, announce
-from actors.store.engine import Store
+from actors.store.engine import GRACE_S, Store
 from actors.store.entities import Wanted
 from actors.units import bounded
 from config import logs
 from config.settings import BlobSettings, DatabaseSettings, ModelSettings, SourcesSettings
 
 T = TypeVar("T")
+Counted = TypeVar("Counted", int, int | None)
 
 MAX_LIMIT = 1000
 """Most documents that are listed at once."""
@@ -88,6 +89,9 @@ FORGET_PAGES = 200
 
 FOLLOW_S = 1.0
 """How often a waiting follower looks for changes that another process has made, s."""
+
+TEND_RESERVE_S = GRACE_S + 1.0
+"""What `tend` keeps of its time to answer in, s: a transaction that is broken off may take so long to end."""
 
 GONE_S = 1.0
 """How often jobs whose worker has gone are looked for before those in the queue, s; after them at every claim."""
@@ -429,7 +433,7 @@ class Database(SqlSources):
 
         Args:
             limit: most readings that may wait in the background lane.
-            deadline: of the call; what is not done by then is left for the next one.
+            deadline: of the call; what is not done `TEND_RESERVE_S` before it is left for the next one.
         """
 
         async def reread(connection: AsyncConnection, now: float) -> int:
@@ -452,13 +456,18 @@ class Database(SqlSources):
         async def prune(connection: AsyncConnection, now: float) -> int | None:
             return await upkeep.prune(connection)
 
-        queued = await self._write(reread, deadline, "queueing documents to be read again", repeatable=True)
-        keys_removed = await self._write(keys.forget, deadline, "forgetting idempotency keys", repeatable=True)
+        queued = await self._write(_most(reread), deadline, "queueing documents to be read again", repeatable=True)
+        keys_removed = await self._write(_most(keys.forget), deadline, "forgetting idempotency keys", repeatable=True)
         removed = 0
-        # A transaction each: between two of them others write.
+        # A transaction each: between two of them others write. Time is left to say what has been done.
+        until = deadline.reserve(TEND_RESERVE_S)
         what = "removing superseded readings"
-        while (pages := await self._write(prune, deadline, what, repeatable=True)) is not None:
-            removed += pages
+        try:
+            while (pages := await self._write(_most(prune), until, what, repeatable=True)) is not None:
+                removed += pages
+        except DeadlineExceeded as error:
+            if not removed:
+                logs.get().warning("superseded_readings_stay", detail=error.detail)
         return Tended(queued, removed, keys_removed)
 
     async def claim(self, worker: str, lease_s: float, *, deadline: Deadline) -> Lease | None:
@@ -608,7 +617,7 @@ class Database(SqlSources):
             await vectors.forget_fitted(connection, encoder)
             return await vectors.forget_others(connection, encoder, FORGET_PAGES)
 
-        return await self._write(work, deadline, "removing vectors", repeatable=True)
+        return await self._write(_most(work), deadline, "removing vectors", repeatable=True)
 
     async def embedded_chunks(self, encoder: str, *, deadline: Deadline) -> int:
         """Chunks that have vectors of an encoder."""
@@ -764,6 +773,19 @@ def _ending(
         except StaleLease:
             if runs == 1:
                 raise
+
+    return again
+
+
+def _most(
+    work: Callable[[AsyncConnection, float], Awaitable[Counted]],
+) -> Callable[[AsyncConnection, float], Awaitable[Counted]]:
+    """A unit that says how much it has done, made repeatable: run again, it finds nothing left of that to do."""
+    runs: list[Counted] = []
+
+    async def again(connection: AsyncConnection, now: float) -> Counted:
+        runs.append(await work(connection, now))
+        return max(runs, key=lambda number: -1 if number is None else number)
 
     return again
 

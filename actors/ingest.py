@@ -160,7 +160,7 @@ class Ingest:
             while True:
                 self._work.clear()  # before the look, so that a wake during it is not lost
                 try:
-                    lease = await self._database.claim(worker, self._settings.lease_s, deadline=Deadline.after(CALL_S))
+                    lease = await self._claim(worker)
                 except Exception as error:  # noqa: BLE001 -- whatever it is, the store may be back later
                     troubles += 1
                     pause = backoff(self._settings.poll_s, troubles, self._dice)
@@ -176,6 +176,24 @@ class Ingest:
                     # Spread, or the replicas would all ask at the same moments.
                     async with asyncio.timeout(self._settings.poll_s * self._dice.uniform(0.5, 1.0)):
                         await self._work.wait()
+
+    async def _claim(self, worker: str) -> Lease | None:
+        """Take the next job.
+
+        A lease that comes when the worker is being stopped is given back, or nobody would have it until it has run out.
+        """
+        call = self._database.claim(worker, self._settings.lease_s, deadline=Deadline.after(CALL_S))
+        claiming = asyncio.ensure_future(call)
+        try:
+            return await asyncio.shield(claiming)
+        except asyncio.CancelledError:
+            # At its COMMIT the store cannot call it back: what came of it is known when it has ended.
+            await asyncio.wait((claiming,), timeout=FAREWELL_S)
+            if not claiming.done():
+                claiming.cancel()
+            elif not claiming.cancelled() and claiming.exception() is None and (late := claiming.result()) is not None:
+                await self._give_back(late)
+            raise
 
     async def _tend(self) -> None:
         """See to what nobody asks for, for ever; see `Database.tend`."""

@@ -25,12 +25,13 @@ class Proxy:
     def __init__(self, server_port: int) -> None:
         self.port = 0
         self._cut: Cut | None = None
+        self._passing = 0
         self._server_port = server_port
         self._connections: set[asyncio.Task[None]] = set()
 
-    def arm(self, cut: Cut) -> None:
-        """Cut the connection that the next COMMIT comes through."""
-        self._cut = cut
+    def arm(self, cut: Cut, *, passing: int = 0) -> None:
+        """Cut the connection that the next COMMIT comes through, after so many that pass."""
+        self._cut, self._passing = cut, passing
 
     @property
     def armed(self) -> bool:
@@ -80,7 +81,10 @@ class Proxy:
                 cut = None
                 # A COMMIT is a message of its own in both protocols, and the client waits for the answer.
                 if b"COMMIT" in sent[:16]:
-                    cut, self._cut = self._cut, None
+                    if self._passing:
+                        self._passing -= 1
+                    else:
+                        cut, self._cut = self._cut, None
                 if cut is Cut.BEFORE:
                     return
                 if cut is Cut.AFTER:

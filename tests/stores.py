@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
+import textwrap
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -108,3 +111,13 @@ async def publish(
     assert lease.job_id == accepted.job_id
     await database.commit_pages(lease.job_id, lease.fence, tuple(readings), deadline=soon())
     return accepted, await database.publish(lease.job_id, lease.fence, deadline=soon())
+
+
+def writes_of(call: str) -> list[bool]:
+    """Of each unit of work that a call of the Database writes in, whether it may be run again."""
+    code = ast.parse(textwrap.dedent(inspect.getsource(getattr(Database, call))))
+    return [
+        any(keyword.arg == "repeatable" and ast.literal_eval(keyword.value) for keyword in node.keywords)
+        for node in ast.walk(code)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "_write"
+    ]

@@ -231,9 +231,10 @@ class Incoming:
             with _told():
                 await asyncio.shield(opening)
         except asyncio.CancelledError:
-            # The thread goes on: wait for it, or its file would be left behind.
-            await opening
-            await asyncio.to_thread(self._abandon)
+            # The thread goes on: wait for it, or its file would be left behind. If it failed, there is none.
+            await asyncio.wait((opening,))
+            if opening.exception() is None:
+                await asyncio.to_thread(self._abandon)
             raise
         return self
 
@@ -259,6 +260,11 @@ class Incoming:
             piece, self._buffer = self._buffer, bytearray()
             with _told():
                 await asyncio.to_thread(self._append, piece)
+
+    async def hash(self) -> str:
+        """SHA-256 of everything written so far, in hex."""
+        await self.flush()
+        return self._hash.hexdigest()
 
     async def commit(self) -> tuple[str, int]:
         """Make the file last, under its content address. Called again, it puts back what was removed meanwhile.

@@ -42,6 +42,9 @@ three round trips to the five of a claim; one that breaks sooner is met, and rep
 MIGRATION_WAIT_S = 300.0
 """How long a process that starts waits for another one that migrates, s."""
 
+PATIENCE_S = 24 * 3600.0
+"""Time-out of statements while a store is migrated or moved, s: to index a large table takes as long as it takes."""
+
 _NO_URL = (
     "database.url is no database URL, such as sqlite:///gatherum.db or postgresql://user:password@host/gatherum. What "
     "is special in a password is written with %, as in %40 for @ and %2F for /."
@@ -244,10 +247,8 @@ class _Postgresql(_Database):
             raise Conflict(f"The database is encoded in {encoding}. Create it with ENCODING 'UTF8'.")
 
     async def lock_migrations(self, connection: AsyncConnection) -> None:
-        await connection.execute(text(f"SET LOCAL lock_timeout = '{MIGRATION_WAIT_S:.0f}s'"))
         # For the transaction, which is where tables are made.
         await connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _lock_number("migrations")})
-        await connection.execute(text("SET LOCAL statement_timeout = 0"))
 
 
 class _Mysql(_Database):
@@ -386,6 +387,15 @@ def create_engine(
     if poolclass is None and file_of(url) is None:  # a file does not go away
         _look_at_idle(engine.sync_engine)
     return engine
+
+
+def patient(settings: DatabaseSettings) -> DatabaseSettings:
+    """The settings for work that nobody waits for with a deadline: migrating a store, or moving it as a whole.
+
+    On every database the time for a lock is that for the migrations of another process: SQLite has no other lock, and
+    the client's and the server's own time-outs for statements cannot be lifted for the one that waits.
+    """
+    return settings.model_copy(update={"statement_timeout_s": PATIENCE_S, "busy_timeout_s": MIGRATION_WAIT_S})
 
 
 def configure(engine: Engine, *, write: bool = True) -> None:

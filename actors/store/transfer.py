@@ -5,8 +5,9 @@ where it has been written, and the two accounts must be equal. A hash of a table
 so it does not depend on the order, which databases do not agree on.
 
 A source is read in one transaction that sees one state, whatever is written meanwhile; a target is filled in one
-transaction, so a move that fails leaves nothing. Old schemas are no hurdle: the target is first brought to the
-revision of the source, filled, and then upgraded like any other database.
+transaction, so a move that fails leaves it as it was. Old schemas are no hurdle: in that same transaction the target is
+first brought to the revision of the source, and afterwards it is upgraded like any other database. Only on MySQL, which
+commits with every table, is what the target held lost as soon as its tables are made anew.
 """
 
 from __future__ import annotations
@@ -46,9 +47,6 @@ from config.settings import DatabaseSettings
 
 BATCH = 200
 """Rows read and written at once: of pages, which are the largest, some MB."""
-
-PATIENCE_S = 24 * 3600.0
-"""Time-out of statements while rows are moved, s."""
 
 Tell = Callable[[str, int], None]
 """Called with the name of a table and the rows moved so far."""
@@ -98,6 +96,17 @@ class Account:
         """Names of the tables whose accounts are not equal."""
         names = sorted({*self.tables, *other.tables})
         return [name for name in names if self.tables.get(name, Tally()) != other.tables.get(name, Tally())]
+
+    def match(self, came: Account) -> None:
+        """Compare what came with this, which was saved.
+
+        Raises:
+            InvalidInput: they differ.
+        """
+        if wrong := self.differing(came):
+            raise InvalidInput(
+                f"The backup is damaged: {', '.join(wrong)} differ from what was saved. Nothing was changed."
+            )
 
 
 class Snapshot:
@@ -159,17 +168,6 @@ class Filling:
             rows.append(decoded(line, of))
         if rows:
             await self._connection.execute(insert(of), rows)
-
-    def match(self, wanted: Account) -> None:
-        """Compare what came with what was sent; before the commit.
-
-        Raises:
-            InvalidInput: they differ.
-        """
-        if wrong := wanted.differing(Account(self.revision, self.tallies)):
-            raise InvalidInput(
-                f"The backup is damaged: {', '.join(wrong)} differ from what was saved. Nothing was changed."
-            )
 
 
 # --- rows as lines ---------------------------------------------------------------------------------------------------
@@ -256,12 +254,16 @@ async def fill(
         The account of what was written, as it was read back before the upgrade.
 
     Raises:
-        Conflict: the store is not empty and `force` is not set, or has another revision.
+        Conflict: see `check_target`.
         GatherumError: what was read back is not what was written.
     """
-    await _prepare(url, settings, revision, force=force)
+    await check_target(url, settings, revision, force=force)
     engine = await _engine(url, settings, write=True)
     async with _open(engine) as connection, connection.begin() as transaction:
+        await dialect.lock_migrations(connection)
+        if await connection.run_sync(migrations.revision_of) not in (None, revision):
+            await connection.run_sync(_drop_everything)
+        await migrations.upgrade_within(connection, to=revision)
         _, tables = await connection.run_sync(_schema)
         for each in reversed(tables):
             await connection.execute(delete(each))
@@ -336,21 +338,19 @@ async def holds_something(url: URL, settings: DatabaseSettings) -> bool:
     return found
 
 
-async def _prepare(url: URL, settings: DatabaseSettings, revision: str, *, force: bool) -> None:
-    """Bring a target to a revision; one that is further gets emptied of its tables first, if that is allowed."""
+async def check_target(url: URL, settings: DatabaseSettings, revision: str, *, force: bool) -> None:
+    """Look whether a database may be filled with rows of a revision; nothing is changed.
+
+    Raises:
+        Conflict: it holds a store that is not empty and `force` is not set, or the rows are of a newer version.
+    """
     there = await asyncio.to_thread(migrations.current, url, settings)
     if revision not in there.known:
         raise Conflict(f"The rows are of a newer version of Gatherum (schema {revision}). Use that version.")
-    if there.found is not None:
-        if not force and await holds_something(url, settings):
-            raise Conflict(
-                "The database holds a store that is not empty. Use an empty one, or --force to lose what it holds."
-            )
-        if there.found != revision:
-            engine = await _engine(url, settings, write=True)
-            async with _open(engine) as connection, connection.begin():
-                await connection.run_sync(_drop_everything)
-    await asyncio.to_thread(migrations.upgrade, url, settings, to=revision)
+    if there.found is not None and not force and await holds_something(url, settings):
+        raise Conflict(
+            "The database holds a store that is not empty. Use an empty one, or --force to lose what it holds."
+        )
 
 
 def _drop_everything(connection: Connection) -> None:
@@ -388,7 +388,7 @@ def _schema(connection: Connection) -> tuple[str, list[TableClause]]:
 
 
 async def _engine(url: URL, settings: DatabaseSettings, *, write: bool) -> AsyncEngine:
-    patient = settings.model_copy(update={"statement_timeout_s": PATIENCE_S})
+    patient = dialect.patient(settings)
     return await asyncio.to_thread(dialect.create_engine, url, patient, write=write, connections=1, poolclass=NullPool)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -139,6 +140,29 @@ def test_of_many_that_start_together_one_migrates(store_url: str, monkeypatch: p
     with ThreadPoolExecutor(4) as pool:
         assert set(pool.map(upgrade, [store_url] * 4)) == {EVERY_REVISION[-1]}
     assert made == ["migrated"]
+
+
+def test_no_time_out_of_a_unit_of_work_ends_a_migration_or_the_wait_for_one(
+    store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hasty = SETTINGS.model_copy(update={"statement_timeout_s": 0.3, "busy_timeout_s": 0.3})
+    monkeypatch.setattr(dialect, "CONNECT_S", 1.0)  # which the client's own time-out has on top
+    slow = {"postgresql": "SELECT pg_sleep(1.5)", "mysql": "SELECT SLEEP(1.5)"}.get(store_url.partition(":")[0])
+    began, original = threading.Event(), migrations._migrate
+
+    def slowly(connection: Connection, *arguments: Any) -> Any:
+        began.set()
+        time.sleep(1.5)  # in the middle of the transaction, as while rows are worked on here
+        if slow is not None:
+            connection.execute(text(slow))
+        return original(connection, *arguments)
+
+    monkeypatch.setattr(migrations, "_migrate", slowly)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(migrations.upgrade, dialect.parse_url(store_url), hasty)
+        assert began.wait(20)
+        second = pool.submit(migrations.upgrade, dialect.parse_url(store_url), hasty)
+        assert first.result() == second.result() == EVERY_REVISION[-1]
 
 
 class CutOff(Exception):

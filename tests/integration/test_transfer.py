@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import resource
+import secrets
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +20,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from stores import DEFAULTS, open_database, publish, soon, upload
 
 from actors.database import Database
-from actors.errors import Conflict, GatherumError, InvalidInput
+from actors.errors import Conflict, GatherumError, InvalidInput, Unavailable
 from actors.messages import Source
 from actors.store import backup, dialect, migrations, transfer
-from actors.store.blobs import Folder
+from actors.store.blobs import Folder, Stored
 from actors.store.tables import metadata
 
 SETTINGS = DEFAULTS.database
@@ -160,7 +163,8 @@ async def test_a_copy_that_breaks_off_leaves_the_target_empty(
 
     with pytest.raises(KeyboardInterrupt):
         await transfer.copy(dialect.parse_url(old), dialect.parse_url(new), SETTINGS, tell=stop)
-    assert not await transfer.holds_something(dialect.parse_url(new), SETTINGS)
+    found = await asyncio.to_thread(migrations.current, dialect.parse_url(new), SETTINGS)
+    assert found.found is None or not await transfer.holds_something(dialect.parse_url(new), SETTINGS)
     await transfer.copy(dialect.parse_url(old), dialect.parse_url(new), SETTINGS)
     assert await counted(new) == await counted(old)
 
@@ -206,38 +210,190 @@ async def test_a_file_that_went_meanwhile_is_left_out_and_named(fresh_database: 
     assert (made.files, made.left_out) == (1, (gone,))
 
 
-async def test_a_damaged_backup_changes_nothing(fresh_database: Fresh, tmp_path: Path) -> None:
-    old, new = fresh_database("sqlite"), fresh_database("sqlite")
-    await filled(old, tmp_path)
-    good = tmp_path / "good.zip"
-    await backup.save(dialect.parse_url(old), SETTINGS, Folder(tmp_path / "blobs"), good)
+async def of_an_earlier_revision(url: str) -> None:
+    """A store as an earlier version of the code has left it."""
+    known = await asyncio.to_thread(migrations.known)
+    await asyncio.to_thread(migrations.upgrade, dialect.parse_url(url), SETTINGS, to=known[-2])
+    await run(url, "INSERT INTO collections (name, created_at) VALUES ('main', 1.5)")
 
-    def changed(name: str, edit: Callable[[bytes], bytes]) -> Path:
-        bad = tmp_path / "bad.zip"
-        with zipfile.ZipFile(good) as source, zipfile.ZipFile(bad, "w") as target:
-            for each in source.namelist():
-                content = source.read(each)
-                target.writestr(each, edit(content) if each.startswith(name) else content)
-        return bad
 
-    cases: tuple[Callable[[], Path], ...] = (
-        lambda: changed("tables/pages", lambda content: content.replace(b"Titan orbits", b"Titan orbit!")),
-        lambda: changed("tables/pages", lambda content: content[: content.rindex(b"\n", 0, -1) + 1]),
-        lambda: changed("tables/documents", lambda content: b"[1]\n"),
-        lambda: changed("tables/mentions", lambda content: b"no line\n"),
-        lambda: changed("blobs/", lambda content: content + b"!"),
-        lambda: changed("manifest", lambda content: b"{}"),
-        lambda: _cut(good, tmp_path / "cut.zip"),
+async def test_a_copy_over_another_revision_that_breaks_off_changes_nothing_where_tables_are_made_in_a_transaction(
+    fresh_database: Fresh, tmp_path: Path, store_kind: Kind
+) -> None:
+    old, new = fresh_database("sqlite"), fresh_database(store_kind)
+    await of_an_earlier_revision(old)
+    ids = await filled(new, tmp_path)
+    before = await counted(new)
+
+    def stop(table: str, rows: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        await transfer.copy(dialect.parse_url(old), dialect.parse_url(new), SETTINGS, force=True, tell=stop)
+    if store_kind == "mysql":
+        assert not await transfer.holds_something(dialect.parse_url(new), SETTINGS)
+    else:
+        assert await counted(new) == before
+        await works(new, tmp_path, ids)
+
+
+Edit = Callable[[bytes], bytes]
+
+
+def changed(good: Path, name: str, edit: Edit, *, renamed: str = "") -> Path:
+    """A sound archive whose entry of that name is not what was saved."""
+    bad = good.with_name("bad.zip")
+    with zipfile.ZipFile(good) as source, zipfile.ZipFile(bad, "w") as target:
+        for each in source.namelist():
+            content, is_it = source.read(each), each.startswith(name)
+            target.writestr(renamed if renamed and is_it else each, edit(content) if is_it else content)
+    return bad
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+DAMAGE: dict[str, tuple[str, Edit]] = {
+    "a letter": ("tables/pages", lambda content: content.replace(b"Titan orbits", b"Titan orbit!")),
+    "a row": ("tables/pages", lambda content: content[: content.rindex(b"\n", 0, -1) + 1]),
+    "columns": ("tables/documents", lambda content: b"[1]\n"),
+    "no JSON": ("tables/mentions", lambda content: b"no line\n"),
+    "no manifest": ("manifest", lambda content: b"{}"),
+}
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+async def test_a_backup_with_damaged_rows_changes_nothing(
+    fresh_database: Fresh, tmp_path: Path, store_kind: Kind, earlier: bool
+) -> None:
+    old, new, good, blobs = (
+        fresh_database("sqlite"),
+        fresh_database(store_kind),
+        tmp_path / "good.zip",
+        tmp_path / "new",
     )
-    for bad in cases:
+    if earlier:
+        await of_an_earlier_revision(old)
+    else:
+        await filled(old, tmp_path)
+    await backup.save(dialect.parse_url(old), SETTINGS, Folder(tmp_path / "blobs"), good)
+    async with open_database(tmp_path / "new", url=new) as database:
+        await publish(database, tmp_path / "new", [page_reading(1)], b"of the target")
+    rows, content = await counted(new), files(blobs)
+    other: dict[str, tuple[str, Edit]] = {"a name": ("tables/collections", lambda row: row.replace(b"main", b"mail"))}
+    bad: list[Callable[[], Path]] = [partial(_cut, good), partial(_overwritten, good)]
+    bad += [partial(changed, good, *damage) for damage in (other if earlier else DAMAGE).values()]
+    for make in bad:
         with pytest.raises(InvalidInput):
-            await backup.restore(bad(), dialect.parse_url(new), SETTINGS, Folder(tmp_path / "new"))
-    found = await asyncio.to_thread(migrations.current, dialect.parse_url(new), SETTINGS)
-    assert found.found is None or not await transfer.holds_something(dialect.parse_url(new), SETTINGS)
+            await backup.restore(make(), dialect.parse_url(new), SETTINGS, Folder(blobs / "blobs"), force=True)
+    assert await counted(new) == rows
+    assert files(blobs) == content
 
 
-def _cut(good: Path, bad: Path) -> Path:
+async def test_a_damaged_file_keeps_nothing_else_from_coming_back_and_is_named(
+    fresh_database: Fresh, tmp_path: Path
+) -> None:
+    old, new, good = fresh_database("sqlite"), fresh_database("sqlite"), tmp_path / "good.zip"
+    ids = await filled(old, tmp_path)
+    await backup.save(dialect.parse_url(old), SETTINGS, Folder(tmp_path / "blobs"), good)
+    with zipfile.ZipFile(good) as archive:
+        one, two = sorted(name for name in archive.namelist() if name.startswith("blobs/"))
+    whole = files(tmp_path / "blobs")[two.removeprefix("blobs/")]
+    for bad in (
+        changed(good, one, lambda content: content + b"!"),
+        changed(good, one, lambda content: whole),
+        changed(good, one, lambda content: content, renamed="blobs/" + "0" * 64),
+    ):
+        blobs = Folder(tmp_path / "new" / "blobs")
+        made = await backup.restore(bad, dialect.parse_url(new), SETTINGS, blobs, force=True)
+        assert (made.files, made.left_out) == (1, (one.removeprefix("blobs/"),))
+        assert list(files(blobs.folder).values()) == [whole]
+    await works(new, tmp_path / "new", ids)
+
+
+async def test_a_restore_that_is_refused_touches_no_file(fresh_database: Fresh, tmp_path: Path) -> None:
+    url, good = fresh_database("sqlite"), tmp_path / "good.zip"
+    await filled(url, tmp_path)
+    blobs = Folder(tmp_path / "blobs")
+    await backup.save(dialect.parse_url(url), SETTINGS, blobs, good)
+    gone = min(files(blobs.folder))
+    await blobs.remove(gone)
+    before = files(blobs.folder)
+    kept = next(iter(before.values()))
+    for archive in (good, changed(good, f"blobs/{gone}", lambda content: kept)):
+        with pytest.raises(Conflict, match="not empty"):
+            await backup.restore(archive, dialect.parse_url(url), SETTINGS, blobs)
+        assert files(blobs.folder) == before
+
+
+async def test_a_file_that_is_damaged_where_it_lies_is_left_out_and_named(
+    fresh_database: Fresh, tmp_path: Path
+) -> None:
+    url, blobs, file = fresh_database("sqlite"), Folder(tmp_path / "blobs"), tmp_path / "b.zip"
+    ids = await filled(url, tmp_path)
+    rotten, whole = sorted(files(blobs.folder))
+    blobs.path(rotten).write_bytes(b"rotten")
+    made = await backup.save(dialect.parse_url(url), SETTINGS, blobs, file)
+    assert (made.files, made.left_out) == (1, (rotten,))
+    new = fresh_database("sqlite")
+    again = await backup.restore(file, dialect.parse_url(new), SETTINGS, Folder(tmp_path / "new" / "blobs"))
+    assert (again.files, again.left_out) == (1, (rotten,))
+    assert list(files(tmp_path / "new")) == [whole]
+    await works(new, tmp_path / "new", ids)
+
+
+async def test_backups_to_one_place_at_once_leave_one_that_is_whole(fresh_database: Fresh, tmp_path: Path) -> None:
+    url, blobs = dialect.parse_url(fresh_database("sqlite")), Folder(tmp_path / "blobs")
+    await filled(str(url), tmp_path)
+    file = tmp_path / "b.zip"
+    (tmp_path / "b.zip.partial").write_bytes(b"of one that was killed")
+    met = asyncio.Barrier(2)
+
+    class Meeting(Folder):
+        async def stat(self, sha256: str) -> Stored | None:
+            await met.wait()
+            return await super().stat(sha256)
+
+    found = await asyncio.gather(
+        *(backup.save(url, SETTINGS, Meeting(blobs.folder), file) for _ in range(2)), return_exceptions=True
+    )
+    refused = [each for each in found if isinstance(each, Conflict)]
+    assert len(refused) == 1, found
+    assert "exists" in refused[0].detail
+    with zipfile.ZipFile(file) as archive:
+        assert archive.testzip() is None
+        assert len(json.loads(archive.read("manifest.json"))["tables"]) == len(metadata.tables)
+    assert [path.name for path in tmp_path.glob("*.partial")] == ["b.zip.partial"]
+
+
+async def test_a_disk_with_no_room_for_a_backup_is_not_called_a_database_that_is_away(
+    fresh_database: Fresh, tmp_path: Path
+) -> None:
+    url, file = fresh_database("sqlite"), tmp_path / "b.zip"
+    async with open_database(tmp_path, url=url) as database:
+        await publish(database, tmp_path, [page_reading(number, secrets.token_hex(1 << 20)) for number in (1, 2)])
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limits[1]))  # as with a full disk, a write fails half-way
+    try:
+        with pytest.raises(Unavailable, match=r"^The backup cannot be written: File too large\.$"):
+            await backup.save(dialect.parse_url(url), SETTINGS, Folder(tmp_path / "blobs"), file)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.glob("b.zip*")) == []
+
+
+def _cut(good: Path) -> Path:
+    bad = good.with_name("bad.zip")
     bad.write_bytes(good.read_bytes()[:-100])
+    return bad
+
+
+def _overwritten(good: Path) -> Path:
+    bad = good.with_name("bad.zip")
+    content = bytearray(good.read_bytes())
+    content[60:90] = bytes(30)  # of the first table, whose compression makes no sense then
+    bad.write_bytes(content)
     return bad
 
 

@@ -8,6 +8,7 @@ import hashlib
 import os
 import pickle
 import tempfile
+import threading
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,31 @@ async def test_a_write_that_outlives_its_upload_touches_no_other_file(tmp_path: 
         await asyncio.to_thread(first._append, bytearray(b"theirs"))
         sha256, _ = await second.commit()
     assert Folder(tmp_path).path(sha256).read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_an_upload_that_is_cancelled_while_it_opens_is_cancelled_whatever_comes_of_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    opening, go_on, original = asyncio.Event(), threading.Event(), tempfile.mkstemp
+    loop = asyncio.get_running_loop()
+
+    def slowly(**where: Path) -> tuple[int, str]:
+        loop.call_soon_threadsafe(opening.set)
+        go_on.wait(20)
+        if fails:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return original(**where)  # type: ignore[call-overload, no-any-return]
+
+    monkeypatch.setattr(tempfile, "mkstemp", slowly)
+    entering = asyncio.create_task(Incoming(Folder(tmp_path)).__aenter__())
+    await asyncio.wait_for(opening.wait(), 20)
+    entering.cancel()
+    await asyncio.sleep(0)  # it has been told, and waits for the thread
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await entering
+    assert files(tmp_path) == []
 
 
 async def test_a_file_is_found_by_two_levels_of_its_hash(tmp_path: Path) -> None:

@@ -58,6 +58,8 @@ class Store:
         self.database = database
         self.errors: dict[str, list[Exception]] = {}
         self.claims = 0
+        # Set when a job has been claimed; the answer comes when the test says so.
+        self.claimed, self.answers = asyncio.Event(), cast("asyncio.Event | None", None)
         self.tended: list[Tended] = []
         self.ended = asyncio.Condition()
 
@@ -68,7 +70,11 @@ class Store:
     async def claim(self, worker: str, lease_s: float, *, deadline: Deadline) -> Lease | None:
         self.claims += 1
         self._trip("claim")
-        return await self.database.claim(worker, lease_s, deadline=deadline)
+        lease = await self.database.claim(worker, lease_s, deadline=deadline)
+        if self.answers is not None:
+            self.claimed.set()
+            await self.answers.wait()
+        return lease
 
     async def heartbeat(self, job_id: str, fence: int, lease_s: float, *, deadline: Deadline) -> None:
         try:
@@ -442,6 +448,31 @@ async def test_stopping_gives_jobs_back_with_their_attempt_and_pages(bench: Benc
     bench.pdf.gate = None
     async with running(bench):
         assert (await bench.until(accepted, "done")).attempt == 1
+
+
+async def test_a_lease_that_comes_while_stopping_is_given_back(bench: Bench) -> None:
+    bench.store.answers = asyncio.Event()
+    accepted = await bench.send()
+    await bench.ingest.start()
+    await asyncio.wait_for(bench.store.claimed.wait(), 20)
+    stopping = asyncio.create_task(bench.ingest.stop())
+    await asyncio.sleep(0)  # the workers have been told
+    bench.store.answers.set()
+    await stopping
+    job = await bench.job(accepted)
+    assert (job.state, job.attempt) == ("queued", 0)
+    assert bench.pdf.calls == []
+
+
+async def test_stopping_does_not_wait_for_a_store_that_does_not_answer_a_claim(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("actors.ingest.FAREWELL_S", 0.01)
+    bench.store.answers = asyncio.Event()
+    await bench.send()
+    await bench.ingest.start()
+    await asyncio.wait_for(bench.store.claimed.wait(), 20)
+    await asyncio.wait_for(bench.ingest.stop(), 20)
 
 
 async def test_stopping_does_not_wait_for_a_store_that_is_gone(bench: Bench) -> None:

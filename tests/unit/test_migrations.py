@@ -21,9 +21,8 @@ from actors.store.tables import metadata
 OUTER_COMMA = re.compile(r",(?![^()]*\)(?!\s*$))|\(\s*\n|\n\)\s*$|\)\s*$")
 
 
-def upgrade(path: Path, *, to: str | None = None, **settings: float) -> str:
-    url = dialect.parse_url(f"sqlite:///{path}")
-    return migrations.upgrade(url, DEFAULTS.database.model_copy(update=settings), to=to)
+def upgrade(path: Path, *, to: str | None = None) -> str:
+    return migrations.upgrade(dialect.parse_url(f"sqlite:///{path}"), DEFAULTS.database, to=to)
 
 
 def test_the_migrations_make_the_tables_as_the_code_knows_them(tmp_path: Path) -> None:
@@ -147,10 +146,11 @@ def test_a_file_that_is_no_database_is_a_clear_error(tmp_path: Path) -> None:
         upgrade(path)
 
 
-def test_a_locked_database_is_waited_for_only_so_long(tmp_path: Path) -> None:
+def test_a_locked_database_is_waited_for_only_so_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dialect, "MIGRATION_WAIT_S", 0.01)
     path = tmp_path / "store.db"
     blocker = sqlite3.connect(path, isolation_level=None)
     blocker.execute("BEGIN IMMEDIATE")
     with pytest.raises(Unavailable):
-        upgrade(path, busy_timeout_s=0.01)
+        upgrade(path)
     blocker.close()

@@ -19,9 +19,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import event, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
-from stores import database_in, open_database, publish, soon, upload
+from stores import database_in, open_database, publish, soon, upload, writes_of
 
-from actors.database import Database
+from actors.database import TEND_RESERVE_S, Database
 from actors.deadline import Deadline
 from actors.errors import (
     Conflict,
@@ -54,6 +54,7 @@ from actors.messages import (
     StoredLookup,
     Upload,
 )
+from actors.reading import PIPELINE
 from actors.store import room
 from actors.store.blobs import Folder
 from actors.store.documents import check_name, ensure_collection, new_id, title_of
@@ -718,5 +719,24 @@ async def test_a_database_that_has_not_started_is_not_ready(tmp_path: Path) -> N
     await database.stop()
 
 
-def test_what_may_be_repeated_exists() -> None:
-    assert all(callable(getattr(Database, name)) for name in Database.IDEMPOTENT)
+async def test_upkeep_that_runs_out_of_time_says_what_it_has_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def endless(connection: AsyncConnection) -> int:
+        return 1
+
+    async with open_database(tmp_path) as database:
+        await publish(database, tmp_path, [page_reading(1)])
+        monkeypatch.setattr("actors.database.PIPELINE", PIPELINE + 1)
+        monkeypatch.setattr("actors.store.upkeep.prune", endless)
+        deadline = Deadline.after(TEND_RESERVE_S + 0.3)
+        done = await database.tend(10, deadline=deadline)
+        assert not deadline.expired
+    assert done.queued == 1
+    assert done.pages > 0
+
+
+def test_what_may_be_repeated_is_made_of_units_that_may_be() -> None:
+    assert writes_of("accept") == [True]
+    assert writes_of("remove_source") == [False]
+    assert [name for name in Database.IDEMPOTENT if not all(writes_of(name))] == []

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from alembic.runtime.environment import EnvironmentContext
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import URL, Connection, NullPool, inspect
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from actors.errors import Conflict
 from actors.store import dialect, faults
@@ -89,14 +92,21 @@ def current(url: URL, settings: DatabaseSettings) -> Revisions:
     return asyncio.run(_look(url, settings, scripts))
 
 
+async def upgrade_within(connection: AsyncConnection, *, to: str) -> str:
+    """`upgrade` in a transaction of the caller, with whose other work it comes about or does not; but see MySQL above.
+
+    Raises:
+        As `upgrade`, and errors of the database as they come.
+    """
+    return await _upgrade_alone(connection, await asyncio.to_thread(_scripts), to)
+
+
 async def _run(url: URL, settings: DatabaseSettings, scripts: ScriptDirectory, to: str | None) -> str:
     # In a loop and a thread of its own, over the async driver: so no database needs a second, blocking one.
-    engine = dialect.create_engine(url, settings, write=True, connections=1, poolclass=NullPool)
+    engine = dialect.create_engine(url, dialect.patient(settings), write=True, connections=1, poolclass=NullPool)
     try:
         async with engine.connect() as connection, connection.begin():
-            await dialect.check_server(connection)
-            await dialect.lock_migrations(connection)
-            return await connection.run_sync(_upgrade, scripts, to)
+            return await _upgrade_alone(connection, scripts, to)
     except faults.ERRORS as error:
         logs.get().error("migration_failed", kind=type(error).__name__, error=faults.said(error))
         raise faults.translation(error) from None
@@ -115,6 +125,27 @@ async def _look(url: URL, settings: DatabaseSettings, scripts: ScriptDirectory) 
         await engine.dispose()
 
 
+async def _upgrade_alone(connection: AsyncConnection, scripts: ScriptDirectory, to: str | None) -> str:
+    await dialect.check_server(connection)
+    await dialect.lock_migrations(connection)
+    async with _alembic():
+        return await connection.run_sync(_upgrade, scripts, to)
+
+
+@asynccontextmanager
+async def _alembic() -> AsyncIterator[None]:
+    """Hold `_ALEMBIC`. It is waited for in a thread: in this loop may run what holds it."""
+    taking = asyncio.ensure_future(asyncio.to_thread(_ALEMBIC.acquire))
+    try:
+        await asyncio.shield(taking)
+        yield
+    finally:
+        if taking.done():
+            _ALEMBIC.release()
+        else:  # the thread of a cancelled call goes on
+            taking.add_done_callback(lambda _: _ALEMBIC.release())
+
+
 def _upgrade(connection: Connection, scripts: ScriptDirectory, to: str | None) -> str:
     revisions = _revisions(connection, scripts)
     wanted = to or revisions.head
@@ -130,7 +161,7 @@ def _migrate(connection: Connection, scripts: ScriptDirectory, to: str) -> None:
     def steps(revision: Any, _: MigrationContext) -> Any:
         return scripts._upgrade_revs(to, revision)
 
-    with _ALEMBIC, EnvironmentContext(Config(), scripts, fn=steps) as environment:
+    with EnvironmentContext(Config(), scripts, fn=steps) as environment:
         environment.configure(connection=connection, target_metadata=metadata)
         environment.run_migrations()
 
