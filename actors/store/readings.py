@@ -132,6 +132,9 @@ async def add(connection: AsyncConnection, sha256: str, pipeline: int, packed: P
         await connection.execute(insert(chunks), rows)
     rows = [reading | row for row in packed.vectors if row["page"] in new]
     if rows:
+        # There should be none of a page that was not there.
+        left = and_(_reading(vectors, sha256, pipeline), vectors.c.page.in_([row["page"] for row in rows]))
+        await connection.execute(delete(vectors).where(left))
         await connection.execute(insert(vectors), rows)
     found = [row for row in packed.mentions if row["page"] in new]
     if not found:

@@ -1,0 +1,136 @@
+"""What two processes do to one document at the same moment, on every database: each pair is made to cross.
+
+A gate holds the one in the middle of its transaction, at the place where it has looked and not yet acted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fakes import page_reading
+from sqlalchemy import Table, func, insert, select
+from stores import open_database, publish, soon, upload
+
+from actors.database import Database
+from actors.messages import Embeddings, PageChunks
+from actors.store import readings, tables, vectors
+
+ENCODER = "m@1"
+MADE = Embeddings.of(ENCODER, np.ones((1, 4), np.float16))
+
+
+@dataclass
+class Gate:
+    """Stands before, or behind, a function of a module; everybody after the first goes through."""
+
+    reached: asyncio.Event = field(default_factory=asyncio.Event)
+    opened: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def wait(self) -> None:
+        if not self.reached.is_set():
+            self.reached.set()
+            await self.opened.wait()
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Gate]:
+    """Put a gate before a function of a module, or behind it."""
+
+    def put(module: Any, name: str, *, behind: bool = False) -> Gate:
+        made, original = Gate(), getattr(module, name)
+
+        async def gated(*arguments: Any, **more: Any) -> Any:
+            if behind:
+                answer = await original(*arguments, **more)
+                await made.wait()
+                return answer
+            await made.wait()
+            return await original(*arguments, **more)
+
+        monkeypatch.setattr(module, name, gated)
+        return made
+
+    return put
+
+
+@pytest.fixture
+async def both(store_url: str, tmp_path: Path) -> AsyncIterator[tuple[Database, Database]]:
+    """Two processes on one store, as good as: each has connections of its own."""
+    async with AsyncExitStack() as stack:
+        one = await stack.enter_async_context(open_database(tmp_path, url=store_url))
+        yield one, await stack.enter_async_context(open_database(tmp_path, url=store_url))
+
+
+@asynccontextmanager
+async def in_between(held: Gate, work: Coroutine[Any, Any, Any], other: Coroutine[Any, Any, Any]) -> AsyncIterator[Any]:
+    """Run `work` up to the gate, then `other` as far as it comes; the gate is opened then, and both end."""
+    first = asyncio.create_task(work)
+    reached = asyncio.create_task(held.reached.wait())
+    await asyncio.wait((first, reached), return_when=asyncio.FIRST_COMPLETED)
+    assert held.reached.is_set(), first
+    second = asyncio.create_task(other)
+    # What it does not do in this time it waits for; a longer one would only make the test slower.
+    await asyncio.wait((second,), timeout=0.5)
+    held.opened.set()
+    yield await asyncio.gather(first, second, return_exceptions=True)
+
+
+async def count(database: Database, *of: Table) -> list[int]:
+    async def work(connection: Any) -> list[int]:
+        return [(await connection.execute(select(func.count()).select_from(table))).scalar_one() for table in of]
+
+    return await database._store.read(work)
+
+
+async def embedded(database: Database) -> list[PageChunks]:
+    return [replace(page, embeddings=MADE) for page in await database.unembedded(ENCODER, 16, deadline=soon())]
+
+
+@pytest.mark.parametrize("deletion_first", [False, True])
+async def test_a_deletion_takes_the_vectors_that_are_just_being_stored(
+    both: tuple[Database, Database], gate: Callable[..., Gate], tmp_path: Path, deletion_first: bool
+) -> None:
+    one, other = both
+    accepted, _ = await publish(one, tmp_path, [page_reading(1), page_reading(2)])
+    adding = one.add_vectors(await embedded(one), deadline=soon())
+    deleting = other.delete_document(accepted.document_id, deadline=soon())
+    if deletion_first:
+        crossing = in_between(gate(readings, "remove"), deleting, adding)
+    else:
+        crossing = in_between(gate(vectors, "_is_complete"), adding, deleting)
+    async with crossing as (first, second):
+        assert not isinstance(first, BaseException), first
+        assert not isinstance(second, BaseException), second
+    assert await count(one, tables.pages, tables.chunks, tables.vectors, tables.contents) == [0, 0, 0, 0]
+
+
+async def test_a_page_is_stored_whatever_vectors_were_left_behind(
+    both: tuple[Database, Database], tmp_path: Path
+) -> None:
+    one, _ = both
+    accepted = await one.accept(await upload(tmp_path, pages=1), deadline=soon())
+    lease = await one.claim("w", 30.0, deadline=soon())
+    assert lease is not None
+
+    async def leave(connection: Any, now: float) -> None:
+        row = {"sha256": lease.sha256, "pipeline": pipeline, "page": 1, "encoder": ENCODER}
+        await connection.execute(insert(tables.vectors).values(**row, dimension=1, data=b"\0\0"))
+
+    async def version(connection: Any) -> int:
+        number: int = (await connection.execute(select(tables.jobs.c.pipeline))).scalar_one()
+        return number
+
+    pipeline = await one._store.read(version)
+    await one._store.write(leave)
+    read = replace(page_reading(1), embeddings=MADE)
+    assert await one.commit_pages(lease.job_id, lease.fence, (read,), deadline=soon()) == 1
+    await one.publish(lease.job_id, lease.fence, deadline=soon())
+    found = await one.vectors_of([accepted.document_id], encoder=ENCODER, deadline=soon())
+    assert found[accepted.document_id].data == MADE.data
