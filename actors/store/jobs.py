@@ -24,6 +24,7 @@ from actors.store.dialect import insert_new
 from actors.store.lifecycle import PUBLISHED, JobRow
 from actors.store.rows import JOB_ROW, AnyRow, job_row, storable
 from actors.store.tables import documents, jobs
+from config import logs
 
 SUPERSEDED = "A newer version of the reading pipeline has a job of its own for the document."
 
@@ -106,8 +107,16 @@ async def claim(
         lease_s: how long others may not claim it, s.
         pipeline: the version that the worker reads with. A job of an older one becomes one of this.
         gone_first: take jobs whose worker has gone before those in the queue, not after them.
+
+    A job without a document, which should not be, is removed: it would be in the way of all behind it.
     """
     while (row := await _next(connection, now, pipeline, gone_first)) is not None:
+        if row.sha256 is None:
+            # Looked for again: MySQL finds the job as it is, and the document as of the moment the statement began.
+            if not await _has_document(connection, row.document_id):
+                await connection.execute(jobs.delete().where(jobs.c.id == row.id))
+                logs.get().warning("job_without_document", job=row.id)
+            continue
         seen = job_row(row)
         after = lifecycle.claimed(seen, now, lease_s)
         if after.state == "failed":
@@ -402,6 +411,10 @@ async def _next(connection: AsyncConnection, now: float, pipeline: int, gone_fir
         if row is not None:
             return row
     return None
+
+
+async def _has_document(connection: AsyncConnection, document_id: str) -> bool:
+    return (await connection.execute(select(documents.c.id).where(documents.c.id == document_id))).first() is not None
 
 
 def _dedup_key(document_id: str, pipeline: int) -> str:

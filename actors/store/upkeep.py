@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from sqlalchemy import Select, delete, func, literal, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from actors.store import readings
-from actors.store.dialect import insert_new
+from actors.store import files, readings
+from actors.store.dialect import MAX_PARAMETERS, insert_new
 from actors.store.tables import documents, jobs, pages, superseded
 
 PAGES = 100
@@ -26,10 +26,13 @@ class Outdated:
 
     document_id: str
     collection: str
+    sha256: str
 
 
 async def outdated(connection: AsyncConnection, pipeline: int, lane: int, limit: int) -> list[Outdated]:
     """Documents to queue for another reading: as many as keep `limit` waiting in their lane, the oldest first.
+
+    They stay until the transaction ends: a job whose document was deleted would be nobody's.
 
     Those that have a job for the pipeline are left out, however it ended: what failed once is not tried for ever.
     """
@@ -39,12 +42,24 @@ async def outdated(connection: AsyncConnection, pipeline: int, lane: int, limit:
         return []
     has_job = select(literal(1)).where(jobs.c.document_id == documents.c.id, jobs.c.pipeline >= pipeline).exists()
     rows = await connection.execute(
-        select(documents.c.id, documents.c.collection)
+        select(documents.c.id, documents.c.collection, documents.c.sha256)
         .where(documents.c.pipeline < pipeline, ~has_job)
         .order_by(documents.c.id)
         .limit(room)
     )
-    return [Outdated(*row) for row in rows]
+    return await _held(connection, [Outdated(*row) for row in rows])
+
+
+async def _held(connection: AsyncConnection, found: list[Outdated]) -> list[Outdated]:
+    """Those that are still there when their files are held."""
+    for sha256 in sorted({document.sha256 for document in found}):
+        await files.hold_used(connection, sha256)
+    there: set[str] = set()
+    ids = [document.document_id for document in found]
+    for start in range(0, len(ids), MAX_PARAMETERS):
+        some = select(documents.c.id).where(documents.c.id.in_(ids[start : start + MAX_PARAMETERS]))
+        there.update((await connection.execute(some)).scalars())
+    return [document for document in found if document.document_id in there]
 
 
 async def supersede(connection: AsyncConnection, sha256: str, pipeline: int) -> None:

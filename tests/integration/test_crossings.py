@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import pytest
 from fakes import page_reading
-from sqlalchemy import Table, func, insert, select
+from sqlalchemy import Table, delete, func, insert, select, update
 from stores import open_database, publish, soon, upload
 
 from actors.database import Database
 from actors.messages import Embeddings, PageChunks
-from actors.store import readings, tables, vectors
+from actors.store import jobs, readings, tables, upkeep, vectors
 
 ENCODER = "m@1"
 MADE = Embeddings.of(ENCODER, np.ones((1, 4), np.float16))
@@ -134,3 +134,46 @@ async def test_a_page_is_stored_whatever_vectors_were_left_behind(
     await one.publish(lease.job_id, lease.fence, deadline=soon())
     found = await one.vectors_of([accepted.document_id], encoder=ENCODER, deadline=soon())
     assert found[accepted.document_id].data == MADE.data
+
+
+async def read_by_an_older_pipeline(database: Database) -> None:
+    async def work(connection: Any, now: float) -> None:
+        await connection.execute(update(tables.documents).values(pipeline=1))
+        await connection.execute(delete(tables.jobs))
+
+    await database._store.write(work)
+
+
+@pytest.mark.parametrize("module", [upkeep, jobs])
+async def test_what_is_deleted_is_not_queued_to_be_read_again(
+    both: tuple[Database, Database], gate: Callable[..., Gate], tmp_path: Path, module: Any
+) -> None:
+    """Whether the deletion comes after the look or after the first of the jobs."""
+    one, other = both
+    ids = [(await publish(one, tmp_path, [page_reading(1)], bytes([n])))[0].document_id for n in range(3)]
+    await read_by_an_older_pipeline(one)
+    held = gate(upkeep, "outdated", behind=True) if module is upkeep else gate(jobs, "create", behind=True)
+    tending = one.tend(10, deadline=soon())
+    async with in_between(held, tending, other.delete_document(ids[1], deadline=soon())) as (tended, removed):
+        assert not isinstance(tended, BaseException), tended
+        assert not isinstance(removed, BaseException), removed
+    assert await count(one, tables.documents, tables.jobs) == [2, 2]
+    leases = [await one.claim("w", 30.0, deadline=soon()) for _ in range(3)]
+    assert [lease and lease.document_id for lease in leases] == [ids[0], ids[2], None]
+
+
+async def test_a_job_without_a_document_is_not_in_the_way_of_others(
+    both: tuple[Database, Database], tmp_path: Path
+) -> None:
+    one, _ = both
+    lost = await one.accept(await upload(tmp_path, b"one", priority=10), deadline=soon())
+    accepted = await one.accept(await upload(tmp_path, b"two"), deadline=soon())
+
+    async def lose(connection: Any, now: float) -> None:
+        await connection.execute(delete(tables.documents).where(tables.documents.c.id == lost.document_id))
+
+    await one._store.write(lose)
+    lease = await one.claim("w", 30.0, deadline=soon())
+    assert lease is not None
+    assert lease.job_id == accepted.job_id
+    assert await count(one, tables.jobs) == [1]
