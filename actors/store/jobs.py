@@ -136,6 +136,8 @@ async def claim(
             more |= {"pipeline": pipeline, "dedup_key": key}
         missing = tuple(range(1, row.pages + 1))
         if row.read:
+            # What was to be removed is looked at when it is gone, or stays.
+            await upkeep.keep(connection, row.sha256, pipeline)
             missing = await readings.missing(connection, row.sha256, pipeline, row.pages)
         more["read_before"] = row.pages - len(missing)
         if not await _swap(connection, now, row.id, seen, after, **more):
@@ -235,6 +237,8 @@ async def publish(connection: AsyncConnection, now: float, *, job_id: str, fence
         if before is None:
             raise
         return before
+    # Before the pages are counted: see `upkeep.prune`.
+    await upkeep.keep(connection, held.sha256, held.pipeline)
     done = await readings.count(connection, held.sha256, held.pipeline)
     if done < held.pages:
         raise Conflict(f"{held.pages - done} of {held.pages} pages are not read yet.")

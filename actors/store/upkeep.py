@@ -67,8 +67,16 @@ async def supersede(connection: AsyncConnection, sha256: str, pipeline: int) -> 
     await insert_new(connection, superseded, {"sha256": sha256, "pipeline": pipeline})
 
 
+async def keep(connection: AsyncConnection, sha256: str, pipeline: int) -> None:
+    """Take a reading that is about to be shown from those to be removed; a removal under way is waited for."""
+    await connection.execute(delete(superseded).where(superseded.c.sha256 == sha256, superseded.c.pipeline == pipeline))
+
+
 async def prune(connection: AsyncConnection) -> int | None:
     """Remove some pages of one superseded reading that nothing uses, with their chunks and mentions.
+
+    Whoever publishes the reading meanwhile takes it from the list first (`keep`): one of the two waits for the other,
+    and then sees what it has done.
 
     Returns:
         Pages removed; None if there is nothing left to do.
@@ -76,19 +84,24 @@ async def prune(connection: AsyncConnection) -> int | None:
     shown = select(literal(1)).where(
         documents.c.sha256 == superseded.c.sha256, documents.c.pipeline == superseded.c.pipeline
     )
-    found = await connection.execute(select(superseded).where(~shown.exists(), ~_being_read().exists()).limit(1))
-    reading = found.first()
+    unused = select(superseded).where(~shown.exists(), ~_being_read().exists())
+    reading = (await connection.execute(unused.limit(1))).first()
     if reading is None:
         return None
+    # The file before the reading, as everywhere: nobody stores vectors of pages that are going.
+    await files.hold(connection, reading.sha256)
+    this = (superseded.c.sha256 == reading.sha256, superseded.c.pipeline == reading.pipeline)
+    await connection.execute(select(superseded.c.sha256).where(*this).with_for_update())
+    # Looked at again, by a statement of its own: now nobody can begin to use it.
+    if (await connection.execute(unused.where(*this))).first() is None:
+        return 0
     of_it = (pages.c.sha256 == reading.sha256, pages.c.pipeline == reading.pipeline)
     some = await connection.execute(select(pages.c.number).where(*of_it).order_by(pages.c.number).limit(PAGES))
     numbers = list(some.scalars())
     if numbers:
         await readings.remove_pages(connection, reading.sha256, reading.pipeline, numbers)
     if len(numbers) < PAGES:
-        await connection.execute(
-            delete(superseded).where(superseded.c.sha256 == reading.sha256, superseded.c.pipeline == reading.pipeline)
-        )
+        await connection.execute(delete(superseded).where(*this))
     return len(numbers)
 
 

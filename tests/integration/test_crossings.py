@@ -177,3 +177,39 @@ async def test_a_job_without_a_document_is_not_in_the_way_of_others(
     assert lease is not None
     assert lease.job_id == accepted.job_id
     assert await count(one, tables.jobs) == [1]
+
+
+@pytest.mark.parametrize("pruning_first", [True, False])
+async def test_a_reading_is_published_or_removed_and_never_half_of_each(
+    both: tuple[Database, Database], gate: Callable[..., Gate], tmp_path: Path, pruning_first: bool
+) -> None:
+    """It is to be removed, because its job was cancelled and its twin deleted; then the job is started again."""
+    one, other = both
+    accepted = await one.accept(await upload(tmp_path), deadline=soon())
+    lease = await one.claim("w", 30.0, deadline=soon())
+    assert lease is not None
+    await one.commit_pages(lease.job_id, lease.fence, (page_reading(1), page_reading(2)), deadline=soon())
+    await one.cancel_job(lease.job_id, deadline=soon())
+    twin = await one.accept(await upload(tmp_path, collection="twin"), deadline=soon())
+    await one.delete_document(twin.document_id, deadline=soon())
+    assert await count(one, tables.superseded, tables.pages) == [1, 2]
+
+    async def published() -> None:
+        await other.retry_job(accepted.job_id, deadline=soon())
+        again = await other.claim("w", 30.0, deadline=soon())
+        assert again is not None
+        if again.missing:
+            missing = tuple(page_reading(number) for number in again.missing)
+            await other.commit_pages(again.job_id, again.fence, missing, deadline=soon())
+        await other.publish(again.job_id, again.fence, deadline=soon())
+
+    pruned = one.tend(10, deadline=soon())
+    if pruning_first:
+        crossing = in_between(gate(readings, "remove_pages"), pruned, published())
+    else:
+        crossing = in_between(gate(jobs, "_sharers"), published(), pruned)
+    async with crossing as (first, second):
+        assert not isinstance(first, BaseException), first
+        assert not isinstance(second, BaseException), second
+    assert (await one.document(accepted.document_id, deadline=soon())).state == "done"
+    assert await count(one, tables.pages, tables.chunks) == [2, 2]
