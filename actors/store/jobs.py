@@ -260,8 +260,11 @@ async def publish(connection: AsyncConnection, now: float, *, job_id: str, fence
     await connection.execute(
         update(documents).where(documents.c.id == held.document_id).values(state=state, pipeline=held.pipeline)
     )
-    for document_id, collection in await _sharers(connection, held):
+    sharers = await _sharers(connection, held)
+    for document_id, _ in sharers:
         await connection.execute(update(documents).where(documents.c.id == document_id).values(state=state))
+    # The counter after every document: a deletion holds its document and then waits for the counter.
+    for document_id, collection in sharers:
         await changes.draw(connection, now, Change(0, "publish", document_id=document_id, collection=collection))
     change = Change(0, "publish", document_id=held.document_id, collection=held.collection)
     return await changes.draw(connection, now, change)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fakes import page_reading
+from fakes import page_reading, unreadable
 from sqlalchemy import Table, delete, func, insert, select, update
 from stores import open_database, publish, soon, upload
 
@@ -213,3 +213,29 @@ async def test_a_reading_is_published_or_removed_and_never_half_of_each(
         assert not isinstance(second, BaseException), second
     assert (await one.document(accepted.document_id, deadline=soon())).state == "done"
     assert await count(one, tables.pages, tables.chunks) == [2, 2]
+
+
+async def test_publishing_for_those_that_share_a_reading_waits_for_nobody_who_waits_for_it(
+    both: tuple[Database, Database], gate: Callable[..., Gate], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A deletion that holds one of them meets a publication that is through with the one before it."""
+    one, other = both
+    sharers = []
+    for name in ("a", "b"):
+        accepted = await one.accept(await upload(tmp_path, collection=name), deadline=soon())
+        lease = await one.claim("w", 30.0, deadline=soon())
+        assert lease is not None
+        if lease.missing:
+            read = (page_reading(1), unreadable(2))
+            await one.commit_pages(lease.job_id, lease.fence, read, deadline=soon())
+        await one.publish(lease.job_id, lease.fence, deadline=soon())
+        sharers.append(accepted)
+    await one.accept(await upload(tmp_path, collection="c"), deadline=soon())
+    lease = await one.claim("w", 30.0, deadline=soon())
+    assert lease is not None
+    deleting = other.delete_document(sharers[1].document_id, deadline=soon())
+    publishing = one.publish(lease.job_id, lease.fence, deadline=soon())
+    async with in_between(gate(upkeep, "supersede"), deleting, publishing) as (removed, change):
+        assert not isinstance(removed, BaseException), removed
+        assert not isinstance(change, BaseException), change
+    assert "store_retries" not in capsys.readouterr().out
