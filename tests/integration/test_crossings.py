@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fakes import page_reading, unreadable
-from sqlalchemy import Table, delete, func, insert, select, update
+from sqlalchemy import Table, delete, event, func, insert, select, update
 from stores import open_database, publish, soon, upload
 
 from actors.database import Database
@@ -239,3 +239,30 @@ async def test_publishing_for_those_that_share_a_reading_waits_for_nobody_who_wa
         assert not isinstance(removed, BaseException), removed
         assert not isinstance(change, BaseException), change
     assert "store_retries" not in capsys.readouterr().out
+
+
+async def test_a_deletion_of_many_names_takes_few_statements_and_waits_for_no_other_name(
+    both: tuple[Database, Database], gate: Callable[..., Gate], tmp_path: Path
+) -> None:
+    """With one statement a name, the deletion of a large document took longer than a transaction may."""
+    one, other = both
+    names = [f"Moon {number}" for number in range(600)]
+    accepted, _ = await publish(one, tmp_path, [page_reading(1, " ".join(names), names=names)])
+    await one.accept(await upload(tmp_path, b"two", pages=1), deadline=soon())
+    lease = await one.claim("w", 30.0, deadline=soon())
+    assert lease is not None
+    sent: list[int] = []
+
+    def note(_: Any, __: Any, statement: str, parameters: Any, ___: Any, many: bool) -> None:
+        if statement.startswith("DELETE") and "entities" in statement:
+            sent.append(len(parameters) if many else 1)
+
+    event.listen(other._store._writers.sync_engine, "before_cursor_execute", note)
+    # Its names are new, and held.
+    committing = one.commit_pages(lease.job_id, lease.fence, (page_reading(1),), deadline=soon())
+    held = gate(readings, "count")
+    deleting = other.delete_document(accepted.document_id, deadline=soon())
+    async with in_between(held, committing, deleting) as (_, removed):
+        assert removed.entities == 600
+        assert sum(sent) == 2
+    assert {name.name for name in await one.entity_names(0, 10, deadline=soon())} == set()
