@@ -32,6 +32,15 @@ async def hold(connection: AsyncConnection, sha256: str) -> None:
             return
 
 
+async def hold_used(connection: AsyncConnection, sha256: str) -> bool:
+    """The same for a content that must be a document's; whether it is one."""
+    await hold(connection, sha256)
+    if await in_use(connection, sha256):
+        return True
+    await connection.execute(delete(contents).where(contents.c.sha256 == sha256))
+    return False
+
+
 async def in_use(connection: AsyncConnection, sha256: str) -> bool:
     """Whether a document is this file."""
     found = await connection.execute(select(documents.c.id).where(documents.c.sha256 == sha256).limit(1))

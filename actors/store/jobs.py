@@ -24,6 +24,7 @@ from actors.store.dialect import insert_new
 from actors.store.lifecycle import PUBLISHED, JobRow
 from actors.store.rows import JOB_ROW, AnyRow, job_row, storable
 from actors.store.tables import documents, jobs
+from config import logs
 
 SUPERSEDED = "A newer version of the reading pipeline has a job of its own for the document."
 
@@ -106,8 +107,16 @@ async def claim(
         lease_s: how long others may not claim it, s.
         pipeline: the version that the worker reads with. A job of an older one becomes one of this.
         gone_first: take jobs whose worker has gone before those in the queue, not after them.
+
+    A job without a document, which should not be, is removed: it would be in the way of all behind it.
     """
     while (row := await _next(connection, now, pipeline, gone_first)) is not None:
+        if row.sha256 is None:
+            # Looked for again: MySQL finds the job as it is, and the document as of the moment the statement began.
+            if not await _has_document(connection, row.document_id):
+                await connection.execute(jobs.delete().where(jobs.c.id == row.id))
+                logs.get().warning("job_without_document", job=row.id)
+            continue
         seen = job_row(row)
         after = lifecycle.claimed(seen, now, lease_s)
         if after.state == "failed":
@@ -127,6 +136,8 @@ async def claim(
             more |= {"pipeline": pipeline, "dedup_key": key}
         missing = tuple(range(1, row.pages + 1))
         if row.read:
+            # What was to be removed is looked at when it is gone, or stays.
+            await upkeep.keep(connection, row.sha256, pipeline)
             missing = await readings.missing(connection, row.sha256, pipeline, row.pages)
         more["read_before"] = row.pages - len(missing)
         if not await _swap(connection, now, row.id, seen, after, **more):
@@ -226,6 +237,8 @@ async def publish(connection: AsyncConnection, now: float, *, job_id: str, fence
         if before is None:
             raise
         return before
+    # Before the pages are counted: see `upkeep.prune`.
+    await upkeep.keep(connection, held.sha256, held.pipeline)
     done = await readings.count(connection, held.sha256, held.pipeline)
     if done < held.pages:
         raise Conflict(f"{held.pages - done} of {held.pages} pages are not read yet.")
@@ -247,8 +260,11 @@ async def publish(connection: AsyncConnection, now: float, *, job_id: str, fence
     await connection.execute(
         update(documents).where(documents.c.id == held.document_id).values(state=state, pipeline=held.pipeline)
     )
-    for document_id, collection in await _sharers(connection, held):
+    sharers = await _sharers(connection, held)
+    for document_id, _ in sharers:
         await connection.execute(update(documents).where(documents.c.id == document_id).values(state=state))
+    # The counter after every document: a deletion holds its document and then waits for the counter.
+    for document_id, collection in sharers:
         await changes.draw(connection, now, Change(0, "publish", document_id=document_id, collection=collection))
     change = Change(0, "publish", document_id=held.document_id, collection=held.collection)
     return await changes.draw(connection, now, change)
@@ -402,6 +418,10 @@ async def _next(connection: AsyncConnection, now: float, pipeline: int, gone_fir
         if row is not None:
             return row
     return None
+
+
+async def _has_document(connection: AsyncConnection, document_id: str) -> bool:
+    return (await connection.execute(select(documents.c.id).where(documents.c.id == document_id))).first() is not None
 
 
 def _dedup_key(document_id: str, pipeline: int) -> str:

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from actors.errors import KeyReused
 from actors.messages import Accepted, Upload
-from actors.store.dialect import insert_new
+from actors.store.dialect import MAX_PARAMETERS, insert_new
 from actors.store.tables import idempotency_keys
 
 KEPT_S = 24 * 3600.0
@@ -65,7 +65,11 @@ async def remove(connection: AsyncConnection, document_id: str) -> int:
         select(idempotency_keys.c.name).where(idempotency_keys.c.document_id == document_id)
     )
     names = rows.scalars().all()
-    return (await connection.execute(delete(idempotency_keys).where(idempotency_keys.c.name.in_(names)))).rowcount
+    removed = 0
+    for start in range(0, len(names), MAX_PARAMETERS):
+        some = idempotency_keys.c.name.in_(names[start : start + MAX_PARAMETERS])
+        removed += (await connection.execute(delete(idempotency_keys).where(some))).rowcount
+    return removed
 
 
 async def forget(connection: AsyncConnection, now: float) -> int:

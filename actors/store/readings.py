@@ -20,7 +20,6 @@ from sqlalchemy import (
     ColumnElement,
     ScalarSelect,
     and_,
-    bindparam,
     delete,
     func,
     insert,
@@ -33,7 +32,7 @@ from actors.errors import UnknownPage
 from actors.messages import VECTOR, Chunk, Embeddings, Mention, OcrRecord, Page, PageReading, PublishedDocument, Words
 from actors.search.names import normal
 from actors.search.placement import Shard
-from actors.store.dialect import MAX_PARAMETERS, insert_missing, insert_new
+from actors.store.dialect import MAX_PARAMETERS, delete_by_id, insert_missing, insert_new
 from actors.store.rows import AnyRow, storable
 from actors.store.tables import chunks, documents, entities, mentions, pages, superseded, vectors
 
@@ -132,6 +131,9 @@ async def add(connection: AsyncConnection, sha256: str, pipeline: int, packed: P
         await connection.execute(insert(chunks), rows)
     rows = [reading | row for row in packed.vectors if row["page"] in new]
     if rows:
+        # There should be none of a page that was not there.
+        left = and_(_reading(vectors, sha256, pipeline), vectors.c.page.in_([row["page"] for row in rows]))
+        await connection.execute(delete(vectors).where(left))
         await connection.execute(insert(vectors), rows)
     found = [row for row in packed.mentions if row["page"] in new]
     if not found:
@@ -441,9 +443,7 @@ async def remove_unmentioned(connection: AsyncConnection, entity_ids: Sequence[i
         again = select(entities.c.id).where(entities.c.id.in_(held), unmentioned)
         gone = (await connection.execute(again)).scalars().all()
         if gone:
-            # One by one: of a list, MySQL may make a scan that waits for the rows of others.
-            one = delete(entities).where(entities.c.id == bindparam("gone"))
-            await connection.execute(one, [{"gone": entity_id} for entity_id in gone])
+            await delete_by_id(connection, entities, gone)
             removed += len(gone)
     return removed
 

@@ -17,7 +17,7 @@ from sqlalchemy import ColumnElement, Select, and_, delete, func, insert, litera
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from actors.messages import SERVING, Change, Chunk, Embeddings, Fitted, PageChunks, Words
-from actors.store import changes
+from actors.store import changes, files
 from actors.store.dialect import insert_new
 from actors.store.tables import chunks, documents, fitted, pages, vectors
 
@@ -53,10 +53,16 @@ async def add(connection: AsyncConnection, now: float, embedded: Sequence[PageCh
     A page that is gone meanwhile, or has other chunks, is left out. Vectors of an encoder that does not serve yet are
     no reason to publish anything: all of them are taken up at once, when they are complete.
     """
+    # Nobody deletes what is looked at below: vectors that came after a deletion would stay for ever.
+    used = {
+        sha256 for sha256 in sorted({page.sha256 for page in embedded}) if await files.hold_used(connection, sha256)
+    }
     touched: dict[tuple[str, int], str] = {}
     for page in sorted(embedded, key=lambda each: (each.sha256, each.pipeline, each.page)):
         made = page.embeddings
-        if made is None or await _chunks(connection, page.sha256, page.pipeline, page.page) != page.chunks:
+        if made is None or page.sha256 not in used:
+            continue
+        if await _chunks(connection, page.sha256, page.pipeline, page.page) != page.chunks:
             continue
         row = {"sha256": page.sha256, "pipeline": page.pipeline, "page": page.page}
         values = {"encoder": made.encoder, "dimension": made.dimension, "data": made.data}

@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pytest
 from servers import Kind, Server
-from stores import emptied_database, open_database, soon
+from sqlalchemy import insert
+from sqlalchemy.ext.asyncio import AsyncConnection
+from stores import emptied_database, open_database, soon, upload
 from unit import test_entity_rows as entities_on_sqlite
 from unit import test_store as on_sqlite
 from unit import test_vectors as vectors_on_sqlite
 
 from actors.database import Database
+from actors.store.tables import idempotency_keys
 
 ONLY_SQLITE = {
     "test_health_tells_that_a_disk_is_nearly_full",  # of a server it cannot be known
@@ -65,3 +68,18 @@ async def test_health_names_the_database_and_how_fast_it_answers(database: Datab
     assert health.ready
     assert health.detail["dialect"] in ("postgresql", "mysql")
     assert 0 < health.detail["round_trip_ms"] < 5000
+
+
+async def test_a_document_that_was_sent_under_any_number_of_keys_can_be_deleted(
+    database: Database, tmp_path: Path
+) -> None:
+    """Servers take 32,767 parameters in one statement."""
+    accepted = await database.accept(await upload(tmp_path), deadline=soon())
+    row = {"fingerprint": "", "document_id": accepted.document_id, "job_id": "", "duplicate": True, "created_at": 1e10}
+
+    async def send(connection: AsyncConnection, now: float) -> None:
+        await connection.execute(insert(idempotency_keys), [{"name": str(number), **row} for number in range(33_000)])
+
+    await database._store.write(send)
+    removed = await database.delete_document(accepted.document_id, deadline=soon())
+    assert removed.idempotency_keys == 33_000

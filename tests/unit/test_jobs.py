@@ -750,7 +750,7 @@ async def test_what_could_not_be_read_again_does_not_take_the_place_of_the_next(
     for document_id in sorted(world.job_of):
         async with engine.begin() as connection:
             [found] = await upkeep.outdated(connection, 2, lane, 1)
-        assert found == upkeep.Outdated(document_id, "main")
+        assert (found.document_id, found.collection) == (document_id, "main")
         new = {"job_id": f"new {document_id}"[:32], "document_id": document_id, "collection": "main"}
         await world.run(jobs.create, pipeline=2, max_attempts=1, priority=queue.BACKGROUND, **new)
         async with engine.begin() as connection:
