@@ -317,7 +317,7 @@ def transfer(done: Mapping[str, Any]) -> RenderableType:
     if "files" in done:
         said += f", {done['files']:,} files"
     if done.get("left_out"):
-        said += f"; {len(done['left_out']):,} files are missing or damaged, --json names them"
+        said += f"; {len(done['left_out']):,} files are not in the backup, or not whole: --json names them"
     return Group(table, Text(), Text(f"{said}."))
 
 

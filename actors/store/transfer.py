@@ -260,7 +260,7 @@ async def fill(
     await check_target(url, settings, revision, force=force)
     engine = await _engine(url, settings, write=True)
     async with _open(engine) as connection, connection.begin() as transaction:
-        await dialect.lock_migrations(connection)
+        await dialect.lock_migrations(connection)  # before anything is dropped
         if await connection.run_sync(migrations.revision_of) not in (None, revision):
             await connection.run_sync(_drop_everything)
         await migrations.upgrade_within(connection, to=revision)
