@@ -70,7 +70,7 @@ from actors.store import (
     vectors,
 )
 from actors.store import readings as reading_rows
-from actors.store.blobs import Blobs, Stored
+from actors.store.blobs import Blobs
 from actors.store.doctor import Doctor, announce
 from actors.store.engine import GRACE_S, Store
 from actors.store.entities import Wanted
@@ -86,6 +86,10 @@ MAX_LIMIT = 1000
 
 FORGET_PAGES = 200
 """Pages whose vectors of another encoder are removed in one transaction."""
+
+REMOVAL_WAIT_S = 5.0
+REMOVAL_PAUSE_S = 0.02
+"""How long, and in which steps, an upload waits for the removal of the same file, s."""
 
 FOLLOW_S = 1.0
 """How often a waiting follower looks for changes that another process has made, s."""
@@ -249,13 +253,18 @@ class Database(SqlSources):
             InvalidInput: the collection's name is no name.
             KeyReused: its idempotency key was used for another upload.
             FileGone: the file is not in the blob store; put it there (again) and repeat the call.
+            Unavailable: the same file is just being removed, and that takes long.
         """
         document_id = ""
+        before = files.Looked(0, removing=False)
 
         async def work(connection: AsyncConnection, now: float) -> Accepted:
             nonlocal document_id
             document_id = document_id or documents.new_id(now)
-            accepted = await documents.accept(
+            await files.hold(connection, upload.sha256)
+            if not await files.is_there_still(connection, now, upload.sha256, before):
+                raise FileGone("The file was removed while it was being taken in; send it again.")
+            return await documents.accept(
                 connection,
                 now,
                 upload,
@@ -263,14 +272,22 @@ class Database(SqlSources):
                 max_attempts=self._max_attempts,
                 document_id=document_id,
             )
-            # Looked at inside the transaction, which holds the content: see `files.py`.
-            if await self._blobs.stat(upload.sha256) is None:
-                raise FileGone("The file was removed while it was being taken in; send it again.")
-            return accepted
 
-        accepted = await self._write(work, deadline, "taking in a document", repeatable=True)
-        self._tell()
-        return accepted
+        what = "taking in a document"
+        patience = deadline.reserve(0.25).within(REMOVAL_WAIT_S)
+        while True:
+            before = await self._read(partial(files.look, sha256=upload.sha256), deadline, what)
+            if not before.removing:
+                # Outside a transaction: a bucket may be slow, and those who write would all wait for it.
+                if await deadline.run(self._blobs.stat(upload.sha256), what) is None:
+                    raise FileGone("The file was removed while it was being taken in; send it again.")
+                with contextlib.suppress(FileGone):
+                    accepted = await self._write(work, deadline, what, repeatable=True)
+                    self._tell()
+                    return accepted
+            if patience.expired:
+                raise Unavailable("The same file is just being removed. Send it again in some minutes.")
+            await asyncio.sleep(REMOVAL_PAUSE_S)
 
     async def documents(
         self, collection: str | None, after: str | None, limit: int, *, deadline: Deadline
@@ -317,30 +334,30 @@ class Database(SqlSources):
             UnknownDocument: there is none of this id.
             Unavailable: it is deleted, but its file is not yet.
         """
-        done: tuple[Removed, str, Change] | None = None
+        done: deletion.Deleted | None = None
 
-        async def work(connection: AsyncConnection, now: float) -> tuple[Removed, str, Change]:
+        async def work(connection: AsyncConnection, now: float) -> deletion.Deleted:
             nonlocal done
             try:
                 done = await deletion.remove_document(connection, now, document_id)
             except UnknownDocument:
-                if done is None or not await changes.holds(connection, done[2]):
+                if done is None or not await changes.holds(connection, done.change):
                     raise
             return done
 
-        report, sha256, _ = await self._write(work, deadline, "deleting a document", repeatable=True)
+        deleted = await self._write(work, deadline, "deleting a document", repeatable=True)
         self._tell()
-
-        async def drop(connection: AsyncConnection, now: float) -> Stored | None:
-            return await files.drop_unused(connection, blobs=self._blobs, sha256=sha256)
-
+        if deleted.mark is None:
+            return deleted.report
+        write = partial(self._store.write, repeatable=True)
+        removal = files.remove(write, self._blobs, sha256=deleted.sha256, mark=deleted.mark)
         try:
-            gone = await self._write(drop, deadline, "deleting a file", repeatable=True)
+            gone = await deadline.run(removal, "deleting a file")
         except GatherumError as error:
             raise Unavailable(
                 f"The document is deleted, but its file could not be removed yet: {error.detail} The sweep will do it."
             ) from None
-        return report if gone is None else replace(report, blobs=1, bytes=gone.size)
+        return deleted.report if gone is None else replace(deleted.report, blobs=1, bytes=gone.size)
 
     async def entities_of(self, document_id: str, *, deadline: Deadline) -> list[int]:
         """Ids of the entities that a published document mentions, in order; none of one that is unknown."""

@@ -1,10 +1,12 @@
 """Deletion: every row that a document, or a collection, has left anywhere, and an account of them.
 
-A document goes in two transactions: its rows and the change number that tells the indexes, then the bytes, if no other
-document is the same file. In between a crash leaves bytes that nothing refers to, which the sweep finds.
+A document goes in two steps: its rows and the change number that tells the indexes, in one transaction, then the bytes,
+if no other document is the same file. In between a crash leaves bytes that nothing refers to, which the sweep finds.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -16,14 +18,28 @@ from actors.store.tables import collections
 from actors.store.tables import documents as documents_table
 
 
-async def remove_document(connection: AsyncConnection, now: float, document_id: str) -> tuple[Removed, str, Change]:
+@dataclass(frozen=True, slots=True)
+class Deleted:
+    """A deletion as far as its rows go.
+
+    Attributes:
+        report: without the bytes.
+        change: that tells of it.
+        sha256: of the file.
+        mark: for `files.remove`; None where the file stays.
+    """
+
+    report: Removed
+    change: Change
+    sha256: str
+    mark: float | None
+
+
+async def remove_document(connection: AsyncConnection, now: float, document_id: str) -> Deleted:
     """Remove a document, its jobs, and what was read from its file unless another document is the same file.
 
     A worker that reads it finds its job gone at its next commit: it waits for this transaction or this one for it, and
     what it has committed by then is removed too.
-
-    Returns:
-        What was removed, without the bytes, the address of those, and the change that tells of it.
 
     Raises:
         UnknownDocument: there is none of this id.
@@ -43,6 +59,7 @@ async def remove_document(connection: AsyncConnection, now: float, document_id: 
             await upkeep.supersede(connection, sha256, pipeline)
     else:
         rows = await readings.remove(connection, sha256)
+    mark = await files.mark_unused(connection, now, sha256=sha256)
     entry = Change(0, "delete", document_id=document_id, collection=document.collection)
     change = await changes.draw(connection, now, entry)
     report = Removed(
@@ -55,7 +72,7 @@ async def remove_document(connection: AsyncConnection, now: float, document_id: 
         entities=rows.entities,
         change=change.number,
     )
-    return report, sha256, change
+    return Deleted(report, change, sha256, mark)
 
 
 async def remove_collection(connection: AsyncConnection, now: float, name: str) -> Change:

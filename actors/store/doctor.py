@@ -52,10 +52,11 @@ Repair = Callable[[AsyncConnection, float], Awaitable[object]]
 
 @dataclass(slots=True)
 class _Case:
-    """A finding, and how to repair it; None where that is not done in a transaction, or not at all."""
+    """A finding, and how to repair it: in a transaction, or by steps that have their own; None where it is not."""
 
     finding: Finding
     repair: Repair | None = None
+    steps: Callable[[], Awaitable[object]] | None = None
 
 
 @dataclass(slots=True)
@@ -118,10 +119,13 @@ class Doctor:
         return Examined(tuple(findings), looked_at, following)
 
     async def _treated(self, case: _Case) -> Finding:
-        if case.repair is None:
+        if case.repair is None and case.steps is None:
             return case.finding
         try:
-            await self._store.write(case.repair, repeatable=True)
+            if case.steps is not None:
+                await case.steps()
+            if case.repair is not None:
+                await self._store.write(case.repair, repeatable=True)
         except GatherumError as error:
             return replace(case.finding, what=f"{case.finding.what} The repair failed: {error.detail}")
         return replace(case.finding, repaired=True)
@@ -131,13 +135,11 @@ class Doctor:
     async def _uploads(self, after: str) -> tuple[list[_Case], int, str | None]:
         stale = await self._blobs.stale_uploads(older_than_s=self._grace_s)
 
-        async def sweep(connection: AsyncConnection, now: float) -> None:
-            await self._blobs.sweep_incoming(older_than_s=self._grace_s)
-
         if not stale:
             return [], 0, None
         what = f"{len(stale)} uploads broke off and have left temporary files."
-        return [_Case(Finding("uploads", "incoming", what, "Remove them."), sweep)], len(stale), None
+        sweep = partial(self._blobs.sweep_incoming, older_than_s=self._grace_s)
+        return [_Case(Finding("uploads", "incoming", what, "Remove them."), steps=sweep)], len(stale), None
 
     async def _files(self, after: str) -> tuple[list[_Case], int, str | None]:
         start = int(after or "0")
@@ -148,12 +150,11 @@ class Doctor:
             looked_at += held
             for sha256 in unused:
                 finding = Finding("files", sha256, "No document is this file.", "Remove it.")
-                cases.append(_Case(finding, partial(self._drop, sha256=sha256)))
+                write = partial(self._store.write, repeatable=True)
+                removal = partial(files.remove_unused, write, self._blobs, sha256=sha256)
+                cases.append(_Case(finding, steps=removal))
         end = start + SHELVES
         return cases, looked_at, str(end) if end < len(PREFIXES) else None
-
-    async def _drop(self, connection: AsyncConnection, now: float, *, sha256: str) -> None:
-        await files.drop_unused(connection, blobs=self._blobs, sha256=sha256)
 
     # --- the change log ----------------------------------------------------------------------------------------------
 
@@ -465,7 +466,7 @@ async def _remove_reading(connection: AsyncConnection, now: float, *, sha256: st
     await files.hold(connection, sha256)
     if not await files.in_use(connection, sha256):
         await readings.remove(connection, sha256)
-        await connection.execute(delete(contents).where(contents.c.sha256 == sha256))
+        await files.forget(connection, sha256)
 
 
 async def _remove_page(connection: AsyncConnection, now: float, *, sha256: str, pipeline: int, page: int) -> None:
@@ -487,9 +488,7 @@ async def _free_job(connection: AsyncConnection, now: float, *, job_id: str, fen
 
 
 async def _list_file(connection: AsyncConnection, now: float, *, sha256: str) -> None:
-    await files.hold(connection, sha256)
-    if not await files.in_use(connection, sha256):
-        await connection.execute(delete(contents).where(contents.c.sha256 == sha256))
+    await files.hold_used(connection, sha256)
 
 
 def _of(document: AnyRow, what: str, repair: str = "") -> Finding:

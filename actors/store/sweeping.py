@@ -1,9 +1,9 @@
 """Sweeping: files that nothing refers to, which only a crash leaves behind.
 
 Three kinds: temporary files of uploads that broke off, files put in their place whose rows never came, and files whose
-deletion was cut short. The sweep may meet an upload at any point. It holds the row of the content, looks whether a
-document is the file, and leaves alone what was put there lately; an upload that comes too late all the same finds its
-file gone when it holds the row, and puts it there again. The grace time only saves that work.
+deletion was cut short. The sweep may meet an upload at any point. It marks the row of a content that no document is
+(see `files.py`) and leaves alone what was put there lately; an upload that comes too late all the same finds its file
+gone, and puts it there again. The grace time only saves that work.
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ import random
 import time
 from dataclasses import dataclass
 from functools import partial
-
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from actors.store import files
 from actors.store.blobs import PREFIXES, Blobs, Stored
@@ -47,7 +45,7 @@ class Swept:
 
 
 async def sweep(store: Store, blobs: Blobs, *, grace_s: float) -> Swept:
-    """Remove all that is left behind, a file a transaction.
+    """Remove all that is left behind, file by file.
 
     Args:
         store: with the rows.
@@ -103,7 +101,5 @@ async def drop_orphan(store: Store, blobs: Blobs, sha256: str, *, grace_s: float
     """Remove a file unless a document uses it or it was put there lately; what was removed."""
     before = time.time() - grace_s
 
-    async def work(connection: AsyncConnection, now: float) -> Stored | None:
-        return await files.drop_unused(connection, blobs=blobs, sha256=sha256, before=before)
-
-    return await store.write(work, repeatable=True)
+    write = partial(store.write, repeatable=True)
+    return await files.remove_unused(write, blobs, sha256=sha256, before=before)

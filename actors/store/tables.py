@@ -112,7 +112,12 @@ idempotency_keys = Table(
 )
 
 # A row for the content of every document: whoever adds or removes bytes holds it; see `files.py`.
-contents = Table("contents", metadata, Column("sha256", String(64), primary_key=True))
+contents = Table(
+    "contents",
+    metadata,
+    Column("sha256", String(64), primary_key=True),
+    Column("removing", Double),  # since when its bytes are being removed
+)
 
 # Readings that a newer one has taken the place of: removed once nothing uses them any more.
 superseded = Table(

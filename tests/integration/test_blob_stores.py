@@ -20,7 +20,7 @@ from fakes import page_reading
 from moto.server import ThreadedMotoServer
 from s3fs import S3FileSystem
 from servers import Kind
-from sqlalchemy import delete, insert
+from sqlalchemy import delete, insert, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 from stores import DEFAULTS, soon
 
@@ -28,7 +28,7 @@ from actors.database import Database
 from actors.errors import Conflict, FileGone, InvalidInput, NotFound, ReadingFailed, StaleLease, Unavailable
 from actors.messages import Accepted, DocumentInfo, Upload
 from actors.reading.limits import kept_variables
-from actors.store import documents, readings, tables
+from actors.store import documents, files, readings, tables
 from actors.store.blobs import PREFIXES, Blobs, Folder, Incoming, open_blobs
 from actors.store.bucket import Bucket
 from actors.store.dialect import parse_url
@@ -360,6 +360,12 @@ async def test_a_deletion_that_was_cut_short_is_finished_by_the_sweep(
         with pytest.raises(Unavailable, match="its file could not be removed yet"):
             await bench.delete(accepted.document_id)
     assert len(await everything(bench.blobs)) == 1
+    assert await bench.sweep() == Swept(), "the call may still be under way"
+
+    async def long_ago(connection: AsyncConnection, now: float) -> None:
+        await connection.execute(update(tables.contents).values(removing=now - files.REMOVAL_S))
+
+    await bench.store.write(long_ago)
     assert await bench.sweep() == Swept(files=1, bytes=17)
     assert await everything(bench.blobs) == set()
 

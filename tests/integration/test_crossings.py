@@ -6,6 +6,7 @@ A gate holds the one in the middle of its transaction, at the place where it has
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -19,8 +20,11 @@ from sqlalchemy import Table, delete, event, func, insert, select, update
 from stores import open_database, publish, soon, upload
 
 from actors.database import Database
+from actors.deadline import Deadline
+from actors.errors import DeadlineExceeded, FileGone, Unavailable
 from actors.messages import Embeddings, PageChunks
 from actors.store import jobs, readings, tables, upkeep, vectors
+from actors.store.blobs import Folder, Stored
 
 ENCODER = "m@1"
 MADE = Embeddings.of(ENCODER, np.ones((1, 4), np.float16))
@@ -266,3 +270,76 @@ async def test_a_deletion_of_many_names_takes_few_statements_and_waits_for_no_ot
         assert removed.entities == 600
         assert sum(sent) == 2
     assert {name.name for name in await one.entity_names(0, 10, deadline=soon())} == set()
+
+
+class Slow(Folder):
+    """A folder that takes as long as it likes: each call is a thread that nobody can stop."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.called, self.answers = asyncio.Event(), threading.Event()
+
+    async def remove(self, sha256: str) -> bool:
+        self.called.set()
+        await asyncio.to_thread(self.answers.wait, 20)
+        return await super().remove(sha256)
+
+
+class Deaf(Slow):
+    """One that does not even say what is there."""
+
+    async def stat(self, sha256: str) -> Stored | None:
+        self.called.set()
+        await asyncio.to_thread(self.answers.wait, 20)
+        return await super().stat(sha256)
+
+
+async def test_a_file_whose_removal_outlives_the_call_is_not_taken_from_the_next_document(
+    both: tuple[Database, Database], tmp_path: Path
+) -> None:
+    one, other = both
+    accepted = await one.accept(await upload(tmp_path), deadline=soon())
+    slow = one._blobs = Slow(tmp_path / "blobs")
+    with pytest.raises(Unavailable, match="its file could not be removed yet"):
+        await one.delete_document(accepted.document_id, deadline=Deadline.after(0.5))
+    sent = await upload(tmp_path)
+    with pytest.raises(Unavailable, match="Send it again"):
+        await other.accept(sent, deadline=Deadline.after(1.0))
+    assert await count(other, tables.documents) == [0]
+    waiting = asyncio.create_task(other.accept(sent, deadline=soon()))
+    await asyncio.sleep(0.1)
+    slow.answers.set()
+    with pytest.raises(FileGone):
+        await waiting
+    await other.accept(await upload(tmp_path), deadline=soon())
+    assert await slow.stat(sent.sha256) is not None
+    assert await count(other, tables.documents, tables.contents) == [1, 1]
+
+
+async def test_nobody_waits_for_the_files_of_another(both: tuple[Database, Database], tmp_path: Path) -> None:
+    one, _ = both
+    sent = await upload(tmp_path)
+    slow = one._blobs = Deaf(tmp_path / "blobs")
+    with pytest.raises(DeadlineExceeded):
+        await one.accept(sent, deadline=Deadline.after(0.2))
+    accepting = asyncio.create_task(one.accept(sent, deadline=soon()))
+    await slow.called.wait()
+    await asyncio.sleep(0.1)
+    await one.create_collection("other", deadline=Deadline.after(5.0))
+    assert not accepting.done()
+    slow.answers.set()
+    await accepting
+
+
+async def test_a_file_that_went_after_it_was_looked_for_is_looked_for_again(
+    both: tuple[Database, Database], gate: Callable[..., Gate], tmp_path: Path
+) -> None:
+    one, other = both
+    accepted = await one.accept(await upload(tmp_path), deadline=soon())
+    again = one.accept(await upload(tmp_path, collection="twin"), deadline=soon())
+    held = gate(Folder, "stat", behind=True)
+    deleting = other.delete_document(accepted.document_id, deadline=soon())
+    async with in_between(held, again, deleting) as (lost, removed):
+        assert isinstance(lost, FileGone), lost
+        assert removed.blobs == 1
+    assert await count(one, tables.documents, tables.contents) == [0, 0]

@@ -696,7 +696,7 @@ async def test_health_tells_how_the_store_is(database: Database, tmp_path: Path)
     health = await database.health(deadline=soon())
     assert (health.role, health.ready) == ("database", True)
     assert health.detail["dialect"] == "sqlite"
-    assert health.detail["revision"] == "0007"
+    assert health.detail["revision"] == "0008"
     assert health.detail["jobs"] == {"queued": 1}
     assert health.detail["round_trip_ms"] > 0
     assert health.detail["trouble"] == {}
