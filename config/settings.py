@@ -146,11 +146,16 @@ class RetrievalSettings(Section):
     )
     encoder: Literal["exact", "fast", "auto"] = Field(
         description="What makes the vectors of queries: the encoder itself; its fast imitation, once there is one; or "
-        "the first as long as its queue is short, else the second."
+        "the first as long as its queue is short and it takes no more than its share, else the second."
     )
     exact_queue: int = Field(
         ge=1,
         description="Queries that the encoder may have before it for `auto` to use it, about 10 ms of a core each.",
+    )
+    exact_share: float = Field(
+        gt=0,
+        le=1,
+        description="Of one core that `auto` may give to the encoder on the average; a second of work can be saved up.",
     )
     encoder_threads: int = Field(ge=1, description="Threads of the encoder for queries.")
     lexical_weight: float = Field(gt=0, description="Weight of the words in hybrid searches.")

@@ -1,12 +1,14 @@
 """The vectors of queries: exact as long as that is quick enough, else fast.
 
 The encoder itself takes some 10 ms of a core for a question and ranks best; its imitation takes 0.1 ms. `auto` uses the
-first while few questions wait for it, so that a person who asks alone gets the best there is, and a crowd is not kept
-waiting. Those of a batch that leave the choice to `auto` are encoded in one way.
+first while few questions wait for it and it has not taken more than its share of a core: a person who asks alone gets
+the best there is, and a crowd is neither kept waiting nor robbed of the core that answers it. Those of a batch that
+leave the choice to `auto` are encoded in one way.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -18,6 +20,7 @@ from actors.errors import GatherumError, Unavailable
 from actors.messages import EncoderChoice, Query
 from actors.search.encoder import Encoder, Vectors
 from actors.search.fast import FastEncoder
+from actors.search.share import Share
 
 How = Literal["exact", "fast"]
 
@@ -49,12 +52,15 @@ class QueryEncoder:
         encoder: the one that made the vectors of documents.
         choice: what queries get that do not choose.
         exact_queue: queries that may be under way in the encoder for `auto` to use it.
+        exact_share: of one core that `auto` may give it on the average.
     """
 
-    def __init__(self, encoder: Encoder, *, choice: EncoderChoice, exact_queue: int) -> None:
+    def __init__(self, encoder: Encoder, *, choice: EncoderChoice, exact_queue: int, exact_share: float) -> None:
         self._encoder = encoder
         self._choice = choice
         self._exact_queue = exact_queue
+        self._exact_time = Share(exact_share)
+        self._busy_since = 0.0
         self._waiting = 0
         self._fast: FastEncoder | None = None
 
@@ -126,12 +132,13 @@ class QueryEncoder:
 
     def _plan(self, queries: Sequence[Query], fast: FastEncoder | None) -> list[How | None]:
         short = self._waiting + sum(query.mode != "lexical" for query in queries) <= self._exact_queue
+        calm = short and self._exact_time.left
         hows: list[How | None] = []
         for query in queries:
             choice = query.encoder or self._choice
             if query.mode == "lexical":
                 hows.append(None)
-            elif fast is None or choice == "exact" or (choice == "auto" and short):
+            elif fast is None or choice == "exact" or (choice == "auto" and calm):
                 hows.append("exact")
             else:
                 hows.append("fast")
@@ -140,8 +147,14 @@ class QueryEncoder:
     async def _exactly(self, texts: Sequence[str], deadline: Deadline) -> Vectors:
         if self._waiting + len(texts) > MAX_WAITING:
             raise Unavailable(f"More than {MAX_WAITING} queries wait for the encoder.")
+        if self._waiting == 0:
+            self._busy_since = time.monotonic()
         self._waiting += len(texts)
         try:
             return await self._encoder.encode(texts, deadline=deadline)
         finally:
             self._waiting -= len(texts)
+            # All that it was busy since it was last looked at, whoever it worked for.
+            now = time.monotonic()
+            self._exact_time.spend(now - self._busy_since)
+            self._busy_since = now

@@ -36,7 +36,8 @@ def opened(
     if serving is not None and encoder.identity != serving.version:
         why = f"The encoder {serving.version}, which made the vectors, is no longer there, but {encoder.identity}."
         return None, why
-    return QueryEncoder(encoder, choice=settings.encoder, exact_queue=settings.exact_queue), ""
+    queue, share = settings.exact_queue, settings.exact_share
+    return QueryEncoder(encoder, choice=settings.encoder, exact_queue=queue, exact_share=share), ""
 
 
 def _chosen(configured: EncoderSettings, serving: Fitted | None) -> EncoderSettings:

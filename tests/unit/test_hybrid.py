@@ -122,6 +122,16 @@ async def test_auto_is_fast_while_the_encoder_is_busy(encoder: FakeEncoder) -> N
         assert (await only(retriever, Query("wing"))).encoder == "exact"
 
 
+async def test_auto_is_fast_once_the_encoder_has_taken_its_share(encoder: FakeEncoder) -> None:
+    async with running(*library(encoder), fast=encoder.fast()) as retriever:
+        assert (await only(retriever, Query("moon"))).encoder == "exact"
+        queries = retriever._follower.built.queries
+        assert queries
+        queries._exact_time.spend(1e6)
+        assert (await only(retriever, Query("wing"))).encoder == "fast"
+        assert (await only(retriever, Query("wing", encoder="exact"))).encoder == "exact"
+
+
 async def test_a_query_may_choose_its_encoder(encoder: FakeEncoder) -> None:
     async with running(*library(encoder), fast=encoder.fast(), encoder="fast") as retriever:
         found = await search(retriever, Query("moon"), Query("moon", encoder="exact"), Query("moon", encoder="auto"))
