@@ -167,7 +167,8 @@ def scaling(documents: list[Document], scratch: Path, settings: Settings, repeat
     rows: list[Row] = []
     roles = {
         tasks: Pdf(
-            settings.pdf.model_copy(update={"task_cpus": CPUS / tasks}),
+            # A process is replaced after so many tasks, and would take the time it has used with it.
+            settings.pdf.model_copy(update={"task_cpus": CPUS / tasks, "task_max_calls": 1_000_000}),
             settings.entities,
             no_encoder(settings),
             settings.logs,
