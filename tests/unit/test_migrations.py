@@ -154,3 +154,15 @@ def test_a_locked_database_is_waited_for_only_so_long(tmp_path: Path, monkeypatc
     with pytest.raises(Unavailable):
         upgrade(path)
     blocker.close()
+
+
+def test_a_start_of_a_database_that_is_as_it_should_be_waits_for_no_writer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dialect, "MIGRATION_WAIT_S", 0.01)
+    path = tmp_path / "store.db"
+    there = upgrade(path)
+    blocker = sqlite3.connect(path, isolation_level=None)
+    blocker.execute("BEGIN IMMEDIATE")
+    assert upgrade(path) == there
+    blocker.close()

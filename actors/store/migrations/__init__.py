@@ -75,7 +75,12 @@ def upgrade(url: URL, settings: DatabaseSettings, *, to: str | None = None) -> s
         Unavailable: the database cannot be reached or is busy.
         GatherumError: the server refuses, for a reason that the detail names.
     """
-    return asyncio.run(_run(url, settings, _scripts(), to))
+    scripts = _scripts()
+    there = _there(url, settings, scripts)
+    # One that is as it should be is only read: to begin with the lock, every start would wait for whoever writes.
+    if there.found is not None and there.found == (to or there.head):
+        return there.found
+    return asyncio.run(_run(url, settings, scripts, to))
 
 
 def current(url: URL, settings: DatabaseSettings) -> Revisions:
@@ -84,7 +89,10 @@ def current(url: URL, settings: DatabaseSettings) -> Revisions:
     Raises:
         As `upgrade`.
     """
-    scripts = _scripts()
+    return _there(url, settings, _scripts())
+
+
+def _there(url: URL, settings: DatabaseSettings, scripts: ScriptDirectory) -> Revisions:
     path = dialect.file_of(url)
     if path is not None and not path.exists():  # to connect would be to make it
         known = _known(scripts)
@@ -118,6 +126,7 @@ async def _look(url: URL, settings: DatabaseSettings, scripts: ScriptDirectory) 
     engine = dialect.create_engine(url, settings, write=False, connections=1, poolclass=NullPool)
     try:
         async with engine.connect() as connection:
+            await dialect.check_server(connection)
             return await connection.run_sync(_revisions, scripts)
     except faults.ERRORS as error:
         raise faults.translation(error) from None
