@@ -20,7 +20,7 @@ from benchmarks import hostile
 from benchmarks.mutations import mutations
 
 SEED = 20
-COUNT = int(os.environ.get("GATHERUM_HOSTILE", "60"))
+COUNT = int(os.environ.get("GATHERUM_HOSTILE", "36"))
 ROOT = Path(__file__).parents[2]
 TRACED = max(36, COUNT // 10)
 CALLS = (
