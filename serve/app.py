@@ -35,7 +35,6 @@ from serve.routes import admin, ask, collections, documents, entities, extract, 
 from serve.services import Services, Turnstile
 from serve.streaming import BrokenOff
 
-UPLOAD_PATHS = frozenset({documents.UPLOAD_PATH, extract.PATH})
 BODY_LIMIT = 2_000_000
 """Largest body of a call that is no upload, bytes. Uploads have `api.max_upload_mb`."""
 
@@ -121,8 +120,9 @@ class _Envelope:
         scope["request_id"] = request_id
         status = 0
         received = 0
+        lane = None if scope["path"] in ALWAYS else self._lanes.of(scope["method"], scope["path"])
+        upload = lane is self._lanes.uploads
         began = time.perf_counter()
-        upload = scope["path"] in UPLOAD_PATHS
         client = Paced(receive, send, stall_s=self._settings.stall_s, body_s=self._settings.upload_timeout_s)
 
         async def bounded() -> Message:
@@ -141,7 +141,6 @@ class _Envelope:
 
         scope["client_name"] = name = client_of(scope["headers"], (scope.get("client") or ("",))[0])
         place = contextlib.ExitStack()
-        lane = None if scope["path"] in ALWAYS else self._lanes.of(scope["method"], scope["path"])
         if lane is not None:
             try:
                 place.enter_context(lane.entered(name))

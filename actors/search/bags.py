@@ -31,7 +31,7 @@ FILLED: Final = 5
 """Words that a row holds on the average, before some prove too full and there are more of them: 550 bytes an entry."""
 
 MOST: Final = 8
-"""Rows of an entry, as a multiple of those it would have without chance; of 300 texts of 200 words one needs 4."""
+"""Rows of an entry, as a multiple of those it would have without chance; one in 300 texts of 200 words needs over 4."""
 
 TOGETHER: Final = 256
 """Entries that are put into their rows at once."""

@@ -76,11 +76,15 @@ def upgrade(url: URL, settings: DatabaseSettings, *, to: str | None = None) -> s
         GatherumError: the server refuses, for a reason that the detail names.
     """
     scripts = _scripts()
-    there = _there(url, settings, scripts)
-    # One that is as it should be is only read: to begin with the lock, every start would wait for whoever writes.
-    if there.found is not None and there.found == (to or there.head):
-        return there.found
-    return asyncio.run(_run(url, settings, scripts, to))
+    try:
+        there = _there(url, settings, scripts)
+        # One that is as it should be is only read: to begin with the lock, every start would wait for whoever writes.
+        if there.found is not None and there.found == (to or there.head):
+            return there.found
+        return asyncio.run(_run(url, settings, scripts, to))
+    except faults.ERRORS as error:
+        logs.get().error("migration_failed", kind=type(error).__name__, error=faults.said(error))
+        raise faults.translation(error) from None
 
 
 def current(url: URL, settings: DatabaseSettings) -> Revisions:
@@ -89,7 +93,10 @@ def current(url: URL, settings: DatabaseSettings) -> Revisions:
     Raises:
         As `upgrade`.
     """
-    return _there(url, settings, _scripts())
+    try:
+        return _there(url, settings, _scripts())
+    except faults.ERRORS as error:
+        raise faults.translation(error) from None
 
 
 def _there(url: URL, settings: DatabaseSettings, scripts: ScriptDirectory) -> Revisions:
@@ -115,9 +122,6 @@ async def _run(url: URL, settings: DatabaseSettings, scripts: ScriptDirectory, t
     try:
         async with engine.connect() as connection, connection.begin():
             return await _upgrade_alone(connection, scripts, to)
-    except faults.ERRORS as error:
-        logs.get().error("migration_failed", kind=type(error).__name__, error=faults.said(error))
-        raise faults.translation(error) from None
     finally:
         await engine.dispose()
 
@@ -128,8 +132,6 @@ async def _look(url: URL, settings: DatabaseSettings, scripts: ScriptDirectory) 
         async with engine.connect() as connection:
             await dialect.check_server(connection)
             return await connection.run_sync(_revisions, scripts)
-    except faults.ERRORS as error:
-        raise faults.translation(error) from None
     finally:
         await engine.dispose()
 
